@@ -1,0 +1,146 @@
+package gatemesh
+
+import (
+	"context"
+	"log/slog"
+)
+
+// EventKind says what an Event is about.
+type EventKind uint8
+
+// The kinds of events.
+const (
+	// EventDenied: Layer refused Call with Denial, whose cause says why.
+	EventDenied EventKind = iota + 1
+	// EventFinished: Call ended with Outcome.
+	EventFinished
+	// EventPanic: a gate or the handler panicked; Err holds value and stack.
+	EventPanic
+	// EventNotice: something an operator should know, in Message and Err.
+	EventNotice
+	// EventFault: something is wrong and a component goes on without it, in Message and Err.
+	EventFault
+)
+
+// Event is something that happened. Which fields are set depends on its Kind.
+type Event struct {
+	Kind    EventKind
+	Layer   string // name of the layer or component
+	Call    *Call
+	Denial  *Denial
+	Outcome Outcome
+	Message string
+	Err     error // may quote configuration and input, but never a secret
+}
+
+// Observer receives events for logs and metrics, on the goroutine of the call:
+// it must be fast and safe for concurrent use. Everywhere an Observer can be
+// set, nil is off and free.
+type Observer interface {
+	Observe(ctx context.Context, e Event)
+}
+
+// Observers returns an Observer that passes every event to each of os in turn.
+func Observers(os ...Observer) Observer { return observers(os) }
+
+type observers []Observer
+
+func (os observers) Observe(ctx context.Context, e Event) {
+	for _, o := range os {
+		o.Observe(ctx, e)
+	}
+}
+
+func observe(ctx context.Context, o Observer, e Event) {
+	if o != nil {
+		o.Observe(ctx, e)
+	}
+}
+
+// SlogObserver returns an Observer that writes one line an event to l: ended
+// calls at Info, refused ones at Warn with their cause, faults at Error. Paths
+// and ids are quoted by the slog handler; no header, query or claim is logged.
+func SlogObserver(l *slog.Logger) Observer { return slogObserver{l} }
+
+type slogObserver struct{ l *slog.Logger }
+
+func (o slogObserver) Observe(ctx context.Context, e Event) {
+	level, msg := slog.LevelInfo, "call"
+	if e.Call != nil && e.Call.outbound {
+		msg = "outbound call"
+	}
+	switch e.Kind {
+	case EventDenied:
+		level, msg = slog.LevelWarn, "denied"
+	case EventPanic:
+		level, msg = slog.LevelError, "panic"
+	case EventNotice:
+		level, msg = slog.LevelInfo, e.Message
+	case EventFault:
+		level, msg = slog.LevelError, e.Message
+	}
+	if !o.l.Enabled(ctx, level) {
+		return
+	}
+	var buf [20]slog.Attr
+	attrs := buf[:0]
+	if e.Layer != "" {
+		attrs = append(attrs, slog.String("layer", e.Layer))
+	}
+	if c := e.Call; c != nil {
+		attrs = append(attrs, slog.String("request_id", c.requestID), slog.String("method", c.method),
+			slog.String("host", c.host), slog.String("path", c.path), slog.String("client", c.client.String()))
+		if c.peer != nil {
+			attrs = append(attrs, slog.String("peer", c.peer.ID()))
+		}
+		if p := c.principal; p != nil {
+			attrs = append(attrs, slog.String("subject", p.info.Subject), slog.String("consumer", p.info.Consumer))
+		}
+		if c.route != nil {
+			attrs = append(attrs, slog.String("route", c.route.Name))
+		}
+		if c.destination.Service != "" {
+			attrs = append(attrs, slog.String("destination", c.destination.String()))
+		}
+	}
+	if d := e.Denial; d != nil {
+		attrs = append(attrs, slog.String("code", d.Code.String()), slog.Int("status", d.HTTPStatus()), slog.String("reason", d.Reason))
+		if d.cause != nil {
+			attrs = append(attrs, slog.String("cause", d.cause.Error()))
+		}
+	}
+	if e.Kind == EventFinished {
+		attrs = append(attrs, slog.String("code", e.Outcome.Code.String()), slog.Int("status", e.Outcome.Status),
+			slog.Duration("duration", e.Outcome.Duration), slog.Int64("bytes", e.Outcome.Bytes))
+		if e.Outcome.Canceled {
+			attrs = append(attrs, slog.Bool("canceled", true))
+		}
+	}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("error", e.Err.Error()))
+	}
+	o.l.LogAttrs(ctx, level, msg, attrs...)
+}
+
+// LogHandler returns a slog.Handler that adds the attribute request_id to the
+// application's own lines when their context belongs to a Call, and passes
+// every line to next.
+func LogHandler(next slog.Handler) slog.Handler { return logHandler{next} }
+
+type logHandler struct{ slog.Handler }
+
+func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
+	if c := FromContext(ctx); c != nil {
+		r = r.Clone()
+		r.AddAttrs(slog.String("request_id", c.requestID))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return logHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h logHandler) WithGroup(name string) slog.Handler {
+	return logHandler{h.Handler.WithGroup(name)}
+}

@@ -1,0 +1,215 @@
+package gatemesh
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime/debug"
+)
+
+// Handler returns next behind the chain. Refused requests are answered by
+// [WriteDenial]. next receives a shallow copy of the request with the Call in
+// its context, canonical URL and Host, and without the header fields that the
+// caller may not send.
+//
+// A handler that panics before it has written anything is answered with 500;
+// later, the connection is aborted. Both are reported to the Observer.
+func (c *Chain) Handler(next http.Handler) http.Handler {
+	last := len(c.gates)
+	for i := len(c.layers) - 1; i >= 0; i-- {
+		if l := c.layers[i]; l.Handler != nil {
+			next = l.Handler(next)
+			continue
+		}
+		// Neighbouring gates share one adapter.
+		first := last - 1
+		for i > 0 && c.layers[i-1].Gate != nil {
+			i, first = i-1, first-1
+		}
+		next = &gateHandler{chain: c, upto: last, next: next}
+		last = first
+	}
+	return &entryHandler{chain: c, next: next}
+}
+
+// Handler returns next behind the Entry alone, for use without a [Chain].
+func (e *Entry) Handler(next http.Handler) http.Handler {
+	return &entryHandler{chain: &Chain{entry: e}, next: next}
+}
+
+type entryHandler struct {
+	chain *Chain
+	next  http.Handler
+}
+
+func (h *entryHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := h.chain.entry.state.Load()
+	x := &Exchange{ctx: r.Context(), observer: s.Observer, gates: h.chain.gates}
+	in := inbound(r)
+	header, err := s.accept(x.ctx, &x.call, &in)
+
+	r2 := r.WithContext((*callContext)(x))
+	r2.Header = header
+	r2.Trailer = nil // nobody judges trailers of requests, so nobody gets them
+	x.w = ResponseWriter{ResponseWriter: w, x: x, r: r2}
+	defer h.end(x, r2)
+	if err != nil {
+		WriteDenial(&x.w, r2, x.Deny(x.ctx, "entry", err))
+		return
+	}
+	canonicalURL(r2, &x.call)
+	h.next.ServeHTTP(&x.w, r2)
+}
+
+// end runs when the handler has returned or panicked.
+func (h *entryHandler) end(x *Exchange, r *http.Request) {
+	w := &x.w
+	o := Outcome{}
+	v := recover()
+	switch {
+	case v == http.ErrAbortHandler:
+		o.Truncated = true
+	case v != nil:
+		o.Panicked = true
+		observe(r.Context(), x.observer, Event{Kind: EventPanic, Layer: "handler", Call: &x.call, Err: &errPanic{v, debug.Stack()}})
+		if w.status == 0 {
+			clear(w.Header())
+			WriteDenial(w, r, errInternal)
+		} else {
+			o.Truncated = true
+		}
+	case w.status == 0 && w.hijacked == nil:
+		w.WriteHeader(http.StatusOK) // net/http would, without our hooks
+	}
+	if w.hijacked != nil && v != nil {
+		_ = w.hijacked.Conn.Close() // net/http does not, and the handler is gone
+	}
+	if w.hijacked == nil || v != nil {
+		o.Status, o.Bytes, o.Code = w.status, w.bytes, CodeOf(w.status)
+		o.Truncated = o.Truncated || w.failed
+		o.Canceled = x.ctx.Err() == context.Canceled
+		switch {
+		case o.Canceled:
+			o.Code = Canceled
+		case x.denial != nil:
+			o.Code = x.denial.grpcCode()
+		case o.Truncated && o.Code == OK:
+			o.Code = Unknown
+		}
+		x.Finish(o)
+	}
+	if o.Truncated {
+		// Not panic(v): net/http would log the value a second time, unescaped.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// inbound reads r, which may come from a server or from a middleware that
+// changed its URL.
+func inbound(r *http.Request) Inbound {
+	in := Inbound{
+		Protocol: HTTP, Method: r.Method, Authority: r.Host, Path: escapedPath(r.URL), RawQuery: r.URL.RawQuery,
+		Header: r.Header, TLS: r.TLS, absoluteForm: r.URL.Host != "",
+	}
+	if r.ProtoMajor >= 2 && r.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type")) {
+		in.Protocol = GRPC
+	}
+	in.RemoteAddr, _ = netip.ParseAddrPort(r.RemoteAddr)
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		in.LocalAddr = a.AddrPort()
+	}
+	return in
+}
+
+// escapedPath returns the path as it was received, with bytes that ought to
+// have been escaped still raw, so that the canonicaliser sees them.
+func escapedPath(u *url.URL) string {
+	if u.RawPath != "" {
+		if p, err := url.PathUnescape(u.RawPath); err == nil && p == u.Path {
+			return u.RawPath
+		}
+	}
+	return u.EscapedPath()
+}
+
+// canonicalURL gives r, our copy, the URL and Host that were judged.
+func canonicalURL(r *http.Request, c *Call) {
+	if name, port, err := CanonicalHost(r.Host); err == nil && r.Host != "" {
+		if addr, aerr := netip.ParseAddr(name); aerr == nil && addr.Is6() {
+			name = "[" + name + "]"
+		}
+		if port != "" && port != defaultPort(c.scheme) {
+			name += ":" + port
+		}
+		r.Host = name
+	}
+	if c.path == "*" || r.URL.Host == "" && escapedPath(r.URL) == c.path {
+		return
+	}
+	u := *r.URL
+	u.Scheme, u.Host, u.User, u.RawPath = "", "", nil, ""
+	u.Path, _ = url.PathUnescape(c.path) // canonical paths unescape
+	if u.EscapedPath() != c.path {
+		u.RawPath = c.path
+	}
+	r.URL = &u
+	r.RequestURI = u.RequestURI()
+}
+
+func defaultPort(scheme string) string {
+	if scheme == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// gateHandler runs the gates of a chain up to one that is followed by
+// middleware or by the handler.
+type gateHandler struct {
+	chain *Chain
+	upto  int
+	next  http.Handler
+}
+
+func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := exchangeFrom(r.Context())
+	if x == nil || len(x.gates) != len(h.chain.gates) || &x.gates[0] != &h.chain.gates[0] {
+		// A middleware replaced the request's context.
+		s := h.chain.entry.state.Load()
+		observe(r.Context(), s.Observer, Event{Kind: EventFault, Layer: h.chain.gates[h.upto-1].Name, Message: "no call in the request's context"})
+		WriteDenial(w, r, errNoCall)
+		return
+	}
+	if d := x.admit(r.Context(), h.upto); d != nil {
+		WriteDenial(w, r, d)
+		return
+	}
+	h.next.ServeHTTP(w, r)
+}
+
+// GateHandler returns HTTP middleware that runs the gate of l without a
+// [Chain], behind [Entry.Handler]. A request without a Call is answered with
+// 500 and reported to o, which may be nil. The packages of this module return
+// it from their Handler methods. It panics if l has no Gate.
+func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
+	if l.Gate == nil {
+		panic("gatemesh: GateHandler: layer " + l.Name + " has no Gate")
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			x := exchangeFrom(r.Context())
+			if x == nil || x.call.outbound {
+				observe(r.Context(), o, Event{Kind: EventFault, Layer: l.Name, Message: "no call in the request's context"})
+				WriteDenial(w, r, errNoCall)
+				return
+			}
+			if d := x.run(r.Context(), &l); d != nil {
+				WriteDenial(w, r, d)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}

@@ -1,0 +1,208 @@
+package gatemesh
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// ResponseWriter is the one response writer that all layers share. It runs
+// hooks right before the header is written, counts what was written, and
+// passes on everything its underlying writer can do: Flush, Hijack, 1xx,
+// trailers, ReadFrom, and through Unwrap all of [http.ResponseController].
+//
+// Like every http.ResponseWriter it is for one goroutine.
+type ResponseWriter struct {
+	http.ResponseWriter
+	x        *Exchange
+	r        *http.Request
+	hooks    []func(status int, h http.Header)
+	status   int
+	bytes    int64
+	streams  bool
+	hijacked *hijackedConn
+	failed   bool
+}
+
+// Writer returns the ResponseWriter of the chain that w belongs to, if there
+// is one, looking through wrappers that have an Unwrap method.
+func Writer(w http.ResponseWriter) (*ResponseWriter, bool) {
+	for {
+		switch t := w.(type) {
+		case *ResponseWriter:
+			return t, true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return nil, false
+		}
+	}
+}
+
+// Before adds a hook that runs once, right before the final header is written
+// and after hooks that were added earlier. It has no effect after that.
+func (w *ResponseWriter) Before(hook func(status int, h http.Header)) {
+	w.hooks = append(w.hooks, hook)
+}
+
+// Status returns the final status, or 0 if none was written.
+func (w *ResponseWriter) Status() int { return w.status }
+
+// Bytes returns how many bytes of body were written.
+func (w *ResponseWriter) Bytes() int64 { return w.bytes }
+
+// Unwrap returns the underlying writer for [http.ResponseController].
+func (w *ResponseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader passes 1xx on at once and runs the hooks before the final status.
+func (w *ResponseWriter) WriteHeader(status int) {
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		w.ResponseWriter.WriteHeader(status)
+		return
+	}
+	w.begin(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *ResponseWriter) begin(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	h := w.ResponseWriter.Header()
+	for _, hook := range w.hooks {
+		hook(status, h)
+	}
+	w.x.setFields(h)
+}
+
+// Write writes a part of the body. On a stream it fails once the consent of a
+// gate has ended and cannot be renewed.
+func (w *ResponseWriter) Write(b []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if err := w.renew(); err != nil {
+		return 0, err
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom lets the underlying writer use sendfile.
+func (w *ResponseWriter) ReadFrom(src io.Reader) (int64, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.x.Bounded() { // each part has to be judged
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	n, err := io.Copy(w.ResponseWriter, src)
+	w.bytes += n
+	return n, err
+}
+
+// Flush implements [http.Flusher].
+func (w *ResponseWriter) Flush() { _ = w.FlushError() }
+
+// FlushError sends what was written so far. A response that is flushed is a
+// stream from then on.
+func (w *ResponseWriter) FlushError() error {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	w.streams = true
+	if err := w.renew(); err != nil {
+		return err
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// renew judges a stream again when a consent has ended.
+func (w *ResponseWriter) renew() error {
+	if !w.streams || !w.x.Bounded() {
+		return nil
+	}
+	now := time.Now()
+	if !w.x.Expired(now) {
+		return nil
+	}
+	if d := w.x.Revalidate(w.r.Context(), now); d != nil {
+		w.failed = true
+		return d
+	}
+	return nil
+}
+
+// Hijack takes the connection over. The call ends when the returned
+// connection is closed; reads and writes on it fail once a consent has ended
+// and cannot be renewed.
+func (w *ResponseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	w.hijacked = &hijackedConn{Conn: conn, w: w}
+	// What net/http has read ahead stays in rw.Reader. Everything later must
+	// come through the judged connection.
+	buffered, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	r := io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), w.hijacked)
+	return w.hijacked, bufio.NewReadWriter(bufio.NewReader(r), bufio.NewWriter(w.hijacked)), nil
+}
+
+type hijackedConn struct {
+	net.Conn
+	w    *ResponseWriter
+	once sync.Once
+}
+
+func (c *hijackedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil {
+		err = c.renew()
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+func (c *hijackedConn) Write(b []byte) (int, error) {
+	if err := c.renew(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *hijackedConn) renew() error {
+	x := c.w.x
+	if !x.Bounded() {
+		return nil
+	}
+	now := time.Now()
+	if !x.Expired(now) {
+		return nil
+	}
+	if d := x.Revalidate(c.w.r.Context(), now); d != nil {
+		_ = c.Close() // both directions end; the refusal is what matters
+		return d
+	}
+	return nil
+}
+
+func (c *hijackedConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		w := c.w
+		w.x.Finish(Outcome{Code: CodeOf(w.status), Status: w.status})
+	})
+	return err
+}
