@@ -107,14 +107,23 @@ func (h Header) Count(name string) int { return len(h.values(name)) }
 // Values returns a copy of the values of the field name.
 func (h Header) Values(name string) []string { return slices.Clone(h.values(name)) }
 
+// Format prints how many fields there are, whatever the verb: values may be
+// credentials.
+func (h Header) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "%d header fields", len(h.fields)) }
+
 func (h Header) values(name string) []string {
 	if h.fields == nil {
 		return nil
 	}
+	return h.fields[h.key(name)]
+}
+
+// key returns name as the fields' map spells it.
+func (h Header) key(name string) string {
 	if h.lower {
-		return h.fields[strings.ToLower(name)]
+		return strings.ToLower(name)
 	}
-	return h.fields[textproto.CanonicalMIMEHeaderKey(name)]
+	return textproto.CanonicalMIMEHeaderKey(name)
 }
 
 // A Slot holds what a caller sent in a reserved header field, such as
@@ -124,6 +133,9 @@ type Slot struct {
 	Value string // the value if Count is 1, else ""
 	Count int    // how many values were sent
 }
+
+// Format prints the count alone, whatever the verb.
+func (s Slot) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "%d values", s.Count) }
 
 // Call is one request on its way through the layers, the same for HTTP and
 // gRPC. [Entry] makes it, adapters stamp on it what gates learn, and nothing
@@ -139,6 +151,7 @@ type Call struct {
 	scheme      string
 	method      string
 	host        string
+	port        string // of the host, "" if it has none
 	path        string
 	matchPath   string
 	rawQuery    string
@@ -245,7 +258,8 @@ func (c *Call) Received() time.Time { return c.received }
 // Deadline returns when the call's context ends. It is zero if there is no deadline.
 func (c *Call) Deadline() time.Time { return c.deadline }
 
-// Until returns the earliest time at which a gate's consent ends; zero is never.
+// Until returns the earliest time at which the consent of a gate ends that
+// admitted the call; zero is never. On a stream it may have been renewed since.
 func (c *Call) Until() time.Time { return c.until }
 
 // Reserved returns what the caller sent in the reserved header field name. It
@@ -261,11 +275,7 @@ func (c *Call) Reserved(name string) (Slot, bool) {
 }
 
 // Format prints the call without anything secret, whatever the verb.
-func (c *Call) Format(f fmt.State, _ rune) {
-	if c == nil {
-		fmt.Fprint(f, "<nil call>")
-		return
-	}
+func (c Call) Format(f fmt.State, _ rune) { // by value, so that copies are covered
 	fmt.Fprintf(f, "%s %s %s%s id=%s", c.protocol, c.method, c.host, c.path, c.requestID)
 }
 

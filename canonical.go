@@ -159,9 +159,10 @@ func checkSegments(p string, o PathOptions) error {
 }
 
 // isDots reports whether a segment is "." or ".." to a server that cuts
-// ";parameters" off, as servlet containers do.
+// ";parameters" off, as servlet containers do, before or after decoding.
 func isDots(segment string) bool {
 	segment, _, _ = strings.Cut(segment, ";")
+	segment, _, _ = strings.Cut(segment, "%3B")
 	return segment == "." || segment == ".."
 }
 
@@ -254,7 +255,7 @@ func CanonicalHost(host string) (name, port string, err error) {
 	return strings.ToLower(name), port, nil
 }
 
-// hostPort reads "" or ":port".
+// hostPort reads "" or ":port", and drops leading zeros.
 func hostPort(s string) (string, error) {
 	if s == "" || s == ":" {
 		return "", nil
@@ -263,16 +264,16 @@ func hostPort(s string) (string, error) {
 		return "", ErrHost
 	}
 	n := 0
-	for _, c := range []byte(s[1:]) {
-		if c < '0' || c > '9' {
+	for i := 1; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
 			return "", ErrHost
 		}
-		n = n*10 + int(c-'0')
+		n = n*10 + int(s[i]-'0')
 	}
 	if n == 0 || n > 65535 {
 		return "", ErrHost
 	}
-	return s[1:], nil
+	return strings.TrimLeft(s[1:], "0"), nil
 }
 
 // validMethod accepts upper-case tokens only. Methods are case-sensitive (RFC

@@ -44,7 +44,9 @@ type Layer struct {
 }
 
 // Middleware returns foreign HTTP middleware as a Layer, which stands where it
-// is put. It must pass on the request context that it received.
+// is put. It must pass on the request context that it received, and return
+// only after the handler behind it has. Where gates stand behind it, that
+// excludes [http.TimeoutHandler]; such middleware belongs behind all gates.
 func Middleware(name string, handler func(http.Handler) http.Handler) Layer {
 	return Layer{Name: name, Handler: handler}
 }
@@ -146,7 +148,7 @@ func (c *Chain) GatesOnly() error {
 func (c *Chain) Start(ctx context.Context, in Inbound) (*Exchange, *Denial) {
 	s := c.entry.state.Load()
 	x := &Exchange{ctx: ctx, observer: s.Observer, gates: c.gates}
-	if _, err := s.accept(ctx, &x.call, &in); err != nil {
+	if err := x.accept(s, &in); err != nil {
 		return x, x.Deny(ctx, "entry", err)
 	}
 	return x, nil

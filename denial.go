@@ -159,11 +159,22 @@ func (d *Denial) WithRetryAfter(wait time.Duration) *Denial {
 
 // Error returns code, reason and detail, and not the cause.
 func (d *Denial) Error() string {
+	if d == nil {
+		return "nil denial"
+	}
 	return fmt.Sprintf("%s: %s: %s", d.Code, d.Reason, d.Detail)
 }
 
+// Format prints what Error returns, whatever the verb.
+func (d *Denial) Format(f fmt.State, _ rune) { fmt.Fprint(f, d.Error()) }
+
 // Unwrap returns the cause, which may be nil.
-func (d *Denial) Unwrap() error { return d.cause }
+func (d *Denial) Unwrap() error {
+	if d == nil {
+		return nil
+	}
+	return d.cause
+}
 
 // Cause returns the cause for the log, which may be nil.
 func (d *Denial) Cause() error { return d.cause }
@@ -186,13 +197,16 @@ var (
 	errNoCall   = Deny(Internal, "no_call", errInternal.Detail)
 )
 
-// AsDenial returns err as a Denial. The end of ctx becomes Canceled or
+// AsDenial returns err as a Denial, never nil. The end of ctx becomes Canceled or
 // DeadlineExceeded; an error that is no Denial becomes Internal with a fixed
 // text, and err its cause.
 func AsDenial(ctx context.Context, err error) *Denial {
 	var d *Denial
 	switch {
 	case errors.As(err, &d):
+		if d == nil {
+			return errInternal // a nil *Denial in an error is a bug, and no consent
+		}
 		return d
 	case errors.Is(ctx.Err(), context.Canceled):
 		return errCanceled.WithCause(err)
@@ -217,13 +231,13 @@ type problem struct {
 // document (RFC 9457). It must be called before anything is written to w.
 func WriteDenial(w http.ResponseWriter, r *http.Request, d *Denial) {
 	h := w.Header()
-	if x := exchangeFrom(r.Context()); x == nil || x.denial != d { // else our writer has them
+	for _, name := range [...]string{"Cache-Control", "Content-Length", "Content-Encoding", "Etag", "Expires", "Last-Modified", "Trailer"} {
+		h.Del(name) // they would describe the body that is not sent
+	}
+	if x := exchangeFrom(r.Context()); x == nil || x.refusal() != d { // else our writer has them
 		for _, f := range d.Header {
 			h.Add(f.Name, f.Value)
 		}
-	}
-	for _, name := range [...]string{"Content-Length", "Content-Encoding", "Etag", "Last-Modified", "Trailer"} {
-		h.Del(name) // they would describe the body that is not sent
 	}
 	if isGRPC(r.Header.Get("Content-Type")) {
 		h.Set("Content-Type", "application/grpc")

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,8 @@ type EntryConfig struct {
 	// Default: no peer is.
 	TrustPeer func(*Peer) bool
 	// Reserved are header fields to move off the request into [Call.Reserved]
-	// besides [IdentityHeader]; at most three.
+	// besides [IdentityHeader]; at most three. Host, Connection and X-Request-Id
+	// cannot be: Entry itself reads them.
 	Reserved []string
 	// KeepEncodedSlash keeps %2F in paths as data instead of refusing it.
 	KeepEncodedSlash bool
@@ -89,13 +91,14 @@ const (
 	fieldUntrusted             // drop from callers that are not trusted
 	fieldHost
 	fieldConnection
+	fieldRequestID
 	fieldReserved // fieldReserved+i goes to slot i
 )
 
 // untrustedFields are claims about the client or the original request that
 // only a trusted proxy may make.
 var untrustedFields = []string{
-	"forwarded", "x-real-ip", "x-request-id", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
+	"forwarded", "forwarded-for", "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
 	"cf-connecting-ip", "fastly-client-ip", "client-ip", "x-original-url", "x-original-uri", "x-original-host",
 	"x-rewrite-url", "x-host", "x-http-host-override", "x-proxyuser-ip",
 }
@@ -109,13 +112,21 @@ var overrideFields = []string{"x-http-method-override", "x-http-method", "x-meth
 // NewEntry returns an Entry. It reports every invalid field at once.
 func NewEntry(cfg EntryConfig) (*Entry, error) {
 	e := &Entry{}
-	return e, e.Update(cfg)
+	if err := e.Update(cfg); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 // Update replaces the configuration for the calls that start from now on. If
 // cfg is invalid, the old one stays.
 func (e *Entry) Update(cfg EntryConfig) error {
 	s := &entryState{EntryConfig: cfg, names: []string{IdentityHeader}, special: map[string]fieldAction{}}
+	s.add(fieldUntrusted, untrustedFields...)
+	s.add(fieldDrop, overrideFields...)
+	s.add(fieldHost, "host")
+	s.add(fieldConnection, "connection")
+	s.add(fieldRequestID, RequestIDHeader)
 	var errs []error
 	s.TrustedProxies = append([]netip.Prefix(nil), cfg.TrustedProxies...)
 	for i, p := range s.TrustedProxies {
@@ -127,7 +138,9 @@ func (e *Entry) Update(cfg EntryConfig) error {
 		switch {
 		case !validFieldName(name):
 			errs = append(errs, fmt.Errorf("gatemesh: EntryConfig.Reserved: %q is not a header name of at most 64 letters, digits and hyphens", name))
-		case !strings.EqualFold(name, IdentityHeader):
+		case s.classify(name) >= fieldHost:
+			errs = append(errs, fmt.Errorf("gatemesh: EntryConfig.Reserved: %s is read by Entry itself", name))
+		case !slices.ContainsFunc(s.names, func(n string) bool { return strings.EqualFold(n, name) }):
 			s.names = append(s.names, name)
 		}
 	}
@@ -137,10 +150,6 @@ func (e *Entry) Update(cfg EntryConfig) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	s.add(fieldUntrusted, untrustedFields...)
-	s.add(fieldDrop, overrideFields...)
-	s.add(fieldHost, "host")
-	s.add(fieldConnection, "connection")
 	for i, name := range s.names {
 		s.add(fieldReserved+fieldAction(i), name)
 	}
@@ -229,10 +238,9 @@ func pathDenial(reason string, err error) *Denial {
 	return Deny(InvalidArgument, reason, "The "+err.Error()+".")
 }
 
-// accept fills c from in. It returns the header fields that are left, which
-// are in.Header itself if nothing had to go. On error, c is filled as far as
-// the log needs it.
-func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (map[string][]string, error) {
+// accept fills c from in and reports whether header fields had to go, in which
+// case c.header is a copy. On error, c is filled as far as the log needs it.
+func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed bool, err error) {
 	c.protocol, c.method, c.rawQuery = in.Protocol, in.Method, in.RawQuery
 	c.remote, c.local, c.names = in.RemoteAddr, in.LocalAddr, s.names
 	c.received = time.Now()
@@ -243,12 +251,14 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (map[stri
 	if in.TLS != nil {
 		c.scheme, c.sni = "https", in.TLS.ServerName
 		if s.Peer != nil {
-			c.peer, peerErr = s.Peer(in.TLS)
+			if c.peer, peerErr = s.Peer(in.TLS); peerErr != nil {
+				c.peer = nil
+			}
 		}
 	}
 	c.trusted = s.trusts(c.client) || c.peer != nil && s.TrustPeer != nil && s.TrustPeer(c.peer)
 
-	header, hostErr := s.takeHeader(c, in)
+	header, changed, hostErr := s.takeHeader(c, in)
 	c.header = Header{fields: header, lower: in.LowerCase}
 	if c.trusted {
 		s.believe(c)
@@ -256,30 +266,28 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (map[stri
 	if c.requestID == "" {
 		c.requestID = newRequestID()
 	}
-	var err error
 	switch {
 	case peerErr != nil:
-		c.peer = nil
-		return header, denyPeer.WithCause(peerErr)
+		return changed, denyPeer.WithCause(peerErr)
 	case !validMethod(in.Method):
 		c.method = "INVALID"
-		return header, denyMethod
+		return changed, denyMethod
 	case in.absoluteForm && !s.AllowAbsoluteForm:
-		return header, denyAbsolute
+		return changed, denyAbsolute
 	case strings.IndexByte(in.RawQuery, '#') >= 0:
-		return header, denyQuery
+		return changed, denyQuery
 	}
 	if c.path, err = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: s.KeepEncodedSlash}); err != nil {
 		if in.Path != "*" || in.Method != "OPTIONS" {
-			return header, denyPath[err]
+			return changed, denyPath[err]
 		}
 		c.path = "*" // RFC 9112 §3.2.4
 	}
 	c.matchPath = MatchForm(c.path)
-	if c.host, _, err = CanonicalHost(in.Authority); err != nil {
-		return header, denyHost.WithCause(err)
+	if c.host, c.port, err = CanonicalHost(in.Authority); err != nil {
+		return changed, denyHost.WithCause(err)
 	}
-	return header, hostErr
+	return changed, hostErr
 }
 
 func (s *entryState) trusts(a netip.Addr) bool {
@@ -293,15 +301,14 @@ func (s *entryState) trusts(a netip.Addr) bool {
 
 // takeHeader removes from the header what this caller may not send, copying it
 // on the first write, and fills the slots of c.
-func (s *entryState) takeHeader(c *Call, in *Inbound) (map[string][]string, error) {
-	header, copied := in.Header, false
+func (s *entryState) takeHeader(c *Call, in *Inbound) (header map[string][]string, copied bool, err error) {
+	header = in.Header
 	drop := func(name string) {
 		if !copied {
 			header, copied = maps.Clone(in.Header), true
 		}
 		delete(header, name)
 	}
-	var err error
 	for name, values := range in.Header {
 		switch a := s.classify(name); a {
 		case fieldKeep:
@@ -309,7 +316,7 @@ func (s *entryState) takeHeader(c *Call, in *Inbound) (map[string][]string, erro
 				drop(name)
 			}
 		case fieldUntrusted:
-			if !c.trusted || strings.IndexByte(name, '_') >= 0 {
+			if !c.trusted || !validFieldName(name) { // of these, nobody needs odd spellings
 				drop(name)
 			}
 		case fieldDrop:
@@ -326,6 +333,12 @@ func (s *entryState) takeHeader(c *Call, in *Inbound) (map[string][]string, erro
 			for _, v := range values {
 				s.dropNominated(in, v, drop)
 			}
+		case fieldRequestID:
+			if c.trusted && len(values) == 1 && validRequestID(values[0]) && validFieldName(name) {
+				c.requestID = values[0]
+			} else {
+				drop(name)
+			}
 		default:
 			slot := &c.slots[a-fieldReserved]
 			slot.Count += len(values)
@@ -336,7 +349,7 @@ func (s *entryState) takeHeader(c *Call, in *Inbound) (map[string][]string, erro
 			drop(name)
 		}
 	}
-	return header, err
+	return header, copied, err
 }
 
 // dropNominated drops the fields that a Connection value names. They end at
@@ -349,10 +362,9 @@ func (s *entryState) dropNominated(in *Inbound, value string, drop func(string))
 		case "", "close", "keep-alive", "upgrade", "te", "trailer", "transfer-encoding", "http2-settings", "connection", "host":
 			continue
 		}
-		for name := range in.Header {
-			if strings.EqualFold(name, token) && s.classify(name) < fieldReserved {
-				drop(name)
-			}
+		name := Header{lower: in.LowerCase}.key(token)
+		if _, sent := in.Header[name]; sent {
+			drop(name)
 		}
 	}
 }
@@ -365,9 +377,6 @@ func sameHost(a, b string) bool {
 
 // believe reads what a trusted caller says about the client.
 func (s *entryState) believe(c *Call) {
-	if id, ok := c.header.Only(RequestIDHeader); ok && validRequestID(id) {
-		c.requestID = id
-	}
 	if proto, ok := c.header.Only("X-Forwarded-Proto"); ok && (proto == "https" || proto == "http") {
 		c.scheme = proto
 	}

@@ -2,6 +2,7 @@ package gatemesh
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 )
 
@@ -59,7 +60,8 @@ func observe(ctx context.Context, o Observer, e Event) {
 
 // SlogObserver returns an Observer that writes one line an event to l: ended
 // calls at Info, refused ones at Warn with their cause, faults at Error. Paths
-// and ids are quoted by the slog handler; no header, query or claim is logged.
+// and ids are quoted by the slog handler and cut when they are long; no header,
+// query or claim is logged.
 func SlogObserver(l *slog.Logger) Observer { return slogObserver{l} }
 
 type slogObserver struct{ l *slog.Logger }
@@ -89,12 +91,12 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 	}
 	if c := e.Call; c != nil {
 		attrs = append(attrs, slog.String("request_id", c.requestID), slog.String("method", c.method),
-			slog.String("host", c.host), slog.String("path", c.path), slog.String("client", c.client.String()))
+			slog.String("host", c.host), slog.String("path", cut(c.path, maxLogged)), slog.String("client", c.client.String()))
 		if c.peer != nil {
 			attrs = append(attrs, slog.String("peer", c.peer.ID()))
 		}
 		if p := c.principal; p != nil {
-			attrs = append(attrs, slog.String("subject", p.info.Subject), slog.String("consumer", p.info.Consumer))
+			attrs = append(attrs, slog.String("subject", cut(p.info.Subject, maxLogged)), slog.String("consumer", cut(p.info.Consumer, maxLogged)))
 		}
 		if c.route != nil {
 			attrs = append(attrs, slog.String("route", c.route.Name))
@@ -105,8 +107,12 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 	}
 	if d := e.Denial; d != nil {
 		attrs = append(attrs, slog.String("code", d.Code.String()), slog.Int("status", d.HTTPStatus()), slog.String("reason", d.Reason))
-		if d.cause != nil {
-			attrs = append(attrs, slog.String("cause", d.cause.Error()))
+		var p *errPanic
+		switch {
+		case errors.As(d.cause, &p): // its stack is in the line of EventPanic
+			attrs = append(attrs, slog.String("cause", "panic"))
+		case d.cause != nil:
+			attrs = append(attrs, slog.String("cause", cut(d.cause.Error(), maxLogged)))
 		}
 	}
 	if e.Kind == EventFinished {
@@ -117,9 +123,22 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 		}
 	}
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("error", e.Err.Error()))
+		attrs = append(attrs, slog.String("error", cut(e.Err.Error(), maxStack)))
 	}
 	o.l.LogAttrs(ctx, level, msg, attrs...)
+}
+
+// What a caller controls must not fill a log.
+const (
+	maxLogged = 1 << 10
+	maxStack  = 16 << 10
+)
+
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "…"
 }
 
 // LogHandler returns a slog.Handler that adds the attribute request_id to the

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,7 +19,8 @@ import (
 // Applications do not need it.
 //
 // Its methods are for the one goroutine that carries the call, except
-// [Exchange.Revalidate], [Exchange.Reached] and [Exchange.Finish].
+// [Exchange.Revalidate], [Exchange.Answered] and [Exchange.Finish]. Printing an
+// Exchange prints its Call.
 type Exchange struct {
 	ctx      context.Context // of the caller, without the Call
 	call     Call
@@ -26,19 +28,21 @@ type Exchange struct {
 	gates    []Layer
 	next     int // the gate to run next
 
+	fields   []Field
+	fieldBuf [4]Field
+	refused  *Denial // by a gate; the gates are not asked again
+
+	mu        sync.Mutex // guards what follows, up to the blank line
 	finishers []named[Finisher]
 	finBuf    [4]named[Finisher]
-	fields    []Field
-	fieldBuf  [4]Field
+	denial    *Denial // the latest refusal, for the Outcome
+	outcome   Outcome // if finished
+	finished  bool
 
-	mu       sync.Mutex // guards consents after the call was admitted
-	consents []consent
-	until    atomic.Int64 // earliest end of a consent in Unix ns; 0 is never
-
-	denial   *Denial
+	consents consents
 	attempts atomic.Int32
 	reached  atomic.Bool
-	finished atomic.Bool
+	changed  bool // Entry removed header fields
 
 	w  ResponseWriter // inbound HTTP only
 	id [1]string      // the response field X-Request-Id
@@ -47,12 +51,6 @@ type Exchange struct {
 type named[T any] struct {
 	name string
 	it   T
-}
-
-type consent struct {
-	layer string
-	gate  Gate
-	until time.Time
 }
 
 // callContext is the Exchange as the context of its call, so that the Call
@@ -69,6 +67,25 @@ func (c *callContext) Value(key any) any {
 	return c.ctx.Value(key)
 }
 
+// Format prints the context without anything secret, whatever the verb.
+func (c *callContext) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "%v.WithCall(%v)", c.ctx, &c.call)
+}
+
+// Format prints the call, whatever the verb.
+func (x *Exchange) Format(f fmt.State, verb rune) { x.call.Format(f, verb) }
+
+func (x *Exchange) accept(s *entryState, in *Inbound) (err error) {
+	defer func() {
+		if x.call.requestID == "" {
+			x.call.requestID = newRequestID()
+		}
+	}()
+	defer recoverTo(&err) // of EntryConfig's functions
+	x.changed, err = s.accept(x.ctx, &x.call, in)
+	return err
+}
+
 // Context returns the caller's context with the Call in it.
 func (x *Exchange) Context() context.Context { return (*callContext)(x) }
 
@@ -76,48 +93,48 @@ func (x *Exchange) Context() context.Context { return (*callContext)(x) }
 func (x *Exchange) Call() *Call { return &x.call }
 
 // Admit runs the gates that have not run yet, in order, and returns the first
-// refusal.
+// refusal. After a refusal it returns that one again and asks nobody.
 func (x *Exchange) Admit(ctx context.Context) *Denial { return x.admit(ctx, len(x.gates)) }
 
 func (x *Exchange) admit(ctx context.Context, upto int) *Denial {
-	for x.next < upto {
-		l := &x.gates[x.next]
-		if d := x.run(ctx, l); d != nil {
-			return d
-		}
+	for x.refused == nil && x.next < upto {
+		x.refused = x.run(ctx, &x.gates[x.next])
 		x.next++
 	}
-	return nil
+	return x.refused
 }
 
 // AdmitCached runs gates in order for as long as they can decide without
 // waiting; see [CachedGate]. [Exchange.Admit] goes on from there.
 func (x *Exchange) AdmitCached(ctx context.Context) *Denial {
-	for x.next < len(x.gates) {
+	for x.refused == nil && x.next < len(x.gates) {
 		l := &x.gates[x.next]
 		g, ok := l.Gate.(CachedGate)
 		if !ok {
 			return nil
 		}
 		adm, ok, err := x.askCached(ctx, g)
-		if err != nil {
-			return x.Deny(ctx, l.Name, err)
-		}
-		if !ok {
+		if err == nil && !ok {
 			return nil
 		}
-		x.stamp(l, adm)
+		x.refused = x.judge(ctx, l, adm, err)
 		x.next++
 	}
-	return nil
+	return x.refused
 }
 
 func (x *Exchange) run(ctx context.Context, l *Layer) *Denial {
 	adm, err := x.ask(ctx, l.Gate)
+	return x.judge(ctx, l, adm, err)
+}
+
+func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error) *Denial {
 	if err != nil {
 		return x.Deny(ctx, l.Name, err)
 	}
-	x.stamp(l, adm)
+	if !x.stamp(l, adm) {
+		return errCanceled
+	}
 	return nil
 }
 
@@ -145,7 +162,12 @@ func recoverTo(err *error) {
 	}
 }
 
-func (x *Exchange) stamp(l *Layer, adm Admission) {
+// stamp puts what a gate learned on the call. It reports false if the call has
+// ended, because a middleware returned while it still ran the layers behind it.
+func (x *Exchange) stamp(l *Layer, adm Admission) bool {
+	if !x.keep(l, adm) {
+		return false
+	}
 	c := &x.call
 	if adm.Principal != nil {
 		c.principal = adm.Principal
@@ -167,19 +189,32 @@ func (x *Exchange) stamp(l *Layer, adm Admission) {
 	} else {
 		c.consumed = append(c.consumed, adm.Consumed...)
 	}
+	if !adm.Until.IsZero() && (c.until.IsZero() || adm.Until.Before(c.until)) {
+		c.until = adm.Until
+	}
 	x.addFields(adm.Header)
-	if adm.Finish != nil {
+	return true
+}
+
+// keep notes whom to ask later on and whom to tell about the end. A gate that
+// admits a call which has ended is told at once: it may hold a slot for it.
+func (x *Exchange) keep(l *Layer, adm Admission) bool {
+	x.mu.Lock()
+	ended, o := x.finished, x.outcome
+	if !ended && adm.Finish != nil {
 		if x.finishers == nil {
 			x.finishers = x.finBuf[:0]
 		}
 		x.finishers = append(x.finishers, named[Finisher]{l.Name, adm.Finish})
 	}
-	if !adm.Until.IsZero() {
-		x.consents = append(x.consents, consent{l.Name, l.Gate, adm.Until})
-		if n := adm.Until.UnixNano(); x.until.Load() == 0 || n < x.until.Load() {
-			x.until.Store(n)
-		}
+	x.mu.Unlock()
+	if !ended && !adm.Until.IsZero() {
+		x.consents.add(consent{l.Name, l.Gate, adm.Until})
 	}
+	if ended && adm.Finish != nil {
+		x.finishOne(named[Finisher]{l.Name, adm.Finish}, o)
+	}
+	return !ended
 }
 
 func (x *Exchange) addFields(fields []Field) {
@@ -196,8 +231,15 @@ func (x *Exchange) addFields(fields []Field) {
 // reports it to the Observer.
 func (x *Exchange) Deny(ctx context.Context, layer string, err error) *Denial {
 	d := AsDenial(ctx, err)
-	x.denial = d
 	x.addFields(d.Header)
+	x.report(ctx, layer, err, d)
+	return d
+}
+
+func (x *Exchange) report(ctx context.Context, layer string, err error, d *Denial) {
+	x.mu.Lock()
+	x.denial = d
+	x.mu.Unlock()
 	if x.observer != nil {
 		var p *errPanic
 		if errors.As(err, &p) {
@@ -205,7 +247,30 @@ func (x *Exchange) Deny(ctx context.Context, layer string, err error) *Denial {
 		}
 		x.observer.Observe(ctx, Event{Kind: EventDenied, Layer: layer, Call: &x.call, Denial: d})
 	}
-	return d
+}
+
+// refusal returns the latest refusal, or nil.
+func (x *Exchange) refusal() *Denial {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.denial
+}
+
+// Panicked reports that the handler of the call panicked with v, and returns
+// what to answer. It must be called by the deferred function that recovered v,
+// whose stack shows where.
+func (x *Exchange) Panicked(ctx context.Context, v any) *Denial {
+	observe(ctx, x.observer, Event{Kind: EventPanic, Layer: "handler", Call: &x.call, Err: &errPanic{v, debug.Stack()}})
+	x.mu.Lock()
+	x.denial = errInternal
+	x.mu.Unlock()
+	return errInternal
+}
+
+// Header returns the header fields of an inbound call that Entry left, to be
+// read only, and whether it removed any.
+func (x *Exchange) Header() (fields map[string][]string, changed bool) {
+	return x.call.header.fields, x.changed
 }
 
 // Fields returns the header fields that gates want on the response, those of a
@@ -215,73 +280,26 @@ func (x *Exchange) Fields() []Field { return x.fields }
 // Pending reports whether gates wait to learn how the call ends.
 func (x *Exchange) Pending() bool { return len(x.finishers) > 0 }
 
-// errEnded is for gates that gave a consent with an end and cannot renew it.
-var errEnded = Deny(Unauthenticated, "consent_ended", "The credential ended while the stream was open.")
-
-// Expired reports whether a consent has ended at now, so that
-// [Exchange.Revalidate] must be asked before the stream goes on.
-func (x *Exchange) Expired(now time.Time) bool {
-	u := x.until.Load()
-	return u != 0 && now.UnixNano() >= u
-}
-
-// Bounded reports whether some consent has an end.
-func (x *Exchange) Bounded() bool { return x.until.Load() != 0 }
-
-// Revalidate asks the gates whose consent has ended at now to renew it. It is
-// safe for concurrent use.
-func (x *Exchange) Revalidate(ctx context.Context, now time.Time) *Denial {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for i := 0; i < len(x.consents); i++ {
-		c := &x.consents[i]
-		if c.until.IsZero() || now.Before(c.until) {
-			continue
-		}
-		r, ok := c.gate.(Revalidator)
-		if !ok {
-			return x.Deny(ctx, c.layer, errEnded)
-		}
-		until, err := x.renew(ctx, r)
-		if err == nil && !until.IsZero() && !now.Before(until) {
-			err = errEnded
-		}
-		if err != nil {
-			return x.Deny(ctx, c.layer, err)
-		}
-		c.until = until
-	}
-	earliest := int64(0)
-	for _, c := range x.consents {
-		if n := c.until.UnixNano(); !c.until.IsZero() && (earliest == 0 || n < earliest) {
-			earliest = n
-		}
-	}
-	x.until.Store(earliest)
-	return nil
-}
-
-func (x *Exchange) renew(ctx context.Context, r Revalidator) (until time.Time, err error) {
-	defer recoverTo(&err)
-	return r.Revalidate(ctx, &x.call)
-}
-
 // tried counts an outbound attempt made for the call.
 func (x *Exchange) tried() { x.attempts.Add(1) }
 
 // Finish tells the gates that asked for it how the call ended, the last one
 // first. Only the first call has an effect.
 func (x *Exchange) Finish(o Outcome) {
-	if !x.finished.CompareAndSwap(false, true) {
-		return
-	}
 	if o.Duration == 0 {
 		o.Duration = time.Since(x.call.received)
+	}
+	o.Attempts, o.Reached = int(x.attempts.Load()), o.Reached || x.reached.Load()
+	x.mu.Lock()
+	if x.finished {
+		x.mu.Unlock()
+		return
 	}
 	if o.Denial == nil {
 		o.Denial = x.denial
 	}
-	o.Attempts, o.Reached = int(x.attempts.Load()), o.Reached || x.reached.Load()
+	x.finished, x.outcome = true, o
+	x.mu.Unlock() // from here on, nobody appends to finishers
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
 	}
@@ -306,7 +324,7 @@ func (x *Exchange) setFields(h http.Header) {
 	for i, f := range x.fields {
 		first := true
 		for _, g := range x.fields[:i] {
-			first = first && g.Name != f.Name
+			first = first && !strings.EqualFold(g.Name, f.Name)
 		}
 		if first {
 			h.Set(f.Name, f.Value)

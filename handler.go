@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
+	"strings"
 )
 
 // Handler returns next behind the chain. Refused requests are answered by
@@ -48,10 +48,10 @@ func (h *entryHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s := h.chain.entry.state.Load()
 	x := &Exchange{ctx: r.Context(), observer: s.Observer, gates: h.chain.gates}
 	in := inbound(r)
-	header, err := s.accept(x.ctx, &x.call, &in)
+	err := x.accept(s, &in)
 
 	r2 := r.WithContext((*callContext)(x))
-	r2.Header = header
+	r2.Header = x.call.header.fields
 	r2.Trailer = nil // nobody judges trailers of requests, so nobody gets them
 	x.w = ResponseWriter{ResponseWriter: w, x: x, r: r2}
 	defer h.end(x, r2)
@@ -68,20 +68,19 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 	w := &x.w
 	o := Outcome{}
 	v := recover()
+	if v == nil && w.status == 0 && w.hijacked == nil {
+		v = guarded(func() { w.WriteHeader(http.StatusOK) }) // net/http would, without our hooks
+	}
 	switch {
 	case v == http.ErrAbortHandler:
 		o.Truncated = true
 	case v != nil:
 		o.Panicked = true
-		observe(r.Context(), x.observer, Event{Kind: EventPanic, Layer: "handler", Call: &x.call, Err: &errPanic{v, debug.Stack()}})
-		if w.status == 0 {
+		d := x.Panicked(r.Context(), v)
+		o.Truncated = w.status != 0 || guarded(func() {
 			clear(w.Header())
-			WriteDenial(w, r, errInternal)
-		} else {
-			o.Truncated = true
-		}
-	case w.status == 0 && w.hijacked == nil:
-		w.WriteHeader(http.StatusOK) // net/http would, without our hooks
+			WriteDenial(w, r, d)
+		}) != nil
 	}
 	if w.hijacked != nil && v != nil {
 		_ = w.hijacked.Conn.Close() // net/http does not, and the handler is gone
@@ -90,11 +89,12 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 		o.Status, o.Bytes, o.Code = w.status, w.bytes, CodeOf(w.status)
 		o.Truncated = o.Truncated || w.failed
 		o.Canceled = x.ctx.Err() == context.Canceled
+		d := x.refusal()
 		switch {
 		case o.Canceled:
 			o.Code = Canceled
-		case x.denial != nil:
-			o.Code = x.denial.grpcCode()
+		case d != nil:
+			o.Code = d.grpcCode()
 		case o.Truncated && o.Code == OK:
 			o.Code = Unknown
 		}
@@ -106,12 +106,22 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 	}
 }
 
+// guarded returns what f panicked with: hooks of the response writer are
+// foreign code, and gates must learn of the end all the same.
+func guarded(f func()) (v any) {
+	defer func() { v = recover() }()
+	f()
+	return nil
+}
+
 // inbound reads r, which may come from a server or from a middleware that
 // changed its URL.
 func inbound(r *http.Request) Inbound {
-	in := Inbound{
-		Protocol: HTTP, Method: r.Method, Authority: r.Host, Path: escapedPath(r.URL), RawQuery: r.URL.RawQuery,
-		Header: r.Header, TLS: r.TLS, absoluteForm: r.URL.Host != "",
+	in := Inbound{Protocol: HTTP, Method: r.Method, Authority: r.Host, Header: r.Header, TLS: r.TLS}
+	if u := r.URL; u != nil {
+		in.Path, in.RawQuery = escapedPath(u), u.RawQuery
+		// A scheme alone is one too: "x:/admin" has the path /admin.
+		in.absoluteForm = u.Host != "" || u.Scheme != ""
 	}
 	if r.ProtoMajor >= 2 && r.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type")) {
 		in.Protocol = GRPC
@@ -136,16 +146,8 @@ func escapedPath(u *url.URL) string {
 
 // canonicalURL gives r, our copy, the URL and Host that were judged.
 func canonicalURL(r *http.Request, c *Call) {
-	if name, port, err := CanonicalHost(r.Host); err == nil && r.Host != "" {
-		if addr, aerr := netip.ParseAddr(name); aerr == nil && addr.Is6() {
-			name = "[" + name + "]"
-		}
-		if port != "" && port != defaultPort(c.scheme) {
-			name += ":" + port
-		}
-		r.Host = name
-	}
-	if c.path == "*" || r.URL.Host == "" && escapedPath(r.URL) == c.path {
+	r.Host = authority(r.Host, c)
+	if c.path == "*" || r.URL.Host == "" && r.URL.Scheme == "" && escapedPath(r.URL) == c.path {
 		return
 	}
 	u := *r.URL
@@ -163,6 +165,25 @@ func defaultPort(scheme string) string {
 		return "443"
 	}
 	return "80"
+}
+
+// authority returns the host that was judged, with its port unless that is the
+// default one of the scheme.
+func authority(raw string, c *Call) string {
+	name, port := c.host, c.port
+	if port == defaultPort(c.scheme) {
+		port = ""
+	}
+	if strings.IndexByte(name, ':') >= 0 {
+		name = "[" + name + "]"
+	}
+	switch {
+	case port == "":
+		return name
+	case len(raw) == len(name)+1+len(port) && strings.HasPrefix(raw, name):
+		return raw // canonical already
+	}
+	return name + ":" + port
 }
 
 // gateHandler runs the gates of a chain up to one that is followed by

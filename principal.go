@@ -92,11 +92,7 @@ func (p *Principal) ClaimString(path ...string) (string, bool) {
 func (p *Principal) ClaimNames() iter.Seq[string] { return maps.Keys(p.info.Claims) }
 
 // Format prints issuer, subject, consumer and method, whatever the verb.
-func (p *Principal) Format(f fmt.State, _ rune) {
-	if p == nil {
-		fmt.Fprint(f, "<nil principal>")
-		return
-	}
+func (p Principal) Format(f fmt.State, _ rune) { // by value, so that copies are covered
 	fmt.Fprintf(f, "%s principal iss=%q sub=%q consumer=%q", p.info.Method, p.info.Issuer, p.info.Subject, p.info.Consumer)
 }
 
@@ -173,10 +169,4 @@ func (p *Peer) Leaf() *x509.Certificate {
 func (p *Peer) Chain() []*x509.Certificate { return slices.Clone(p.chain) }
 
 // Format prints the SPIFFE id, whatever the verb.
-func (p *Peer) Format(f fmt.State, _ rune) {
-	if p == nil {
-		fmt.Fprint(f, "<nil peer>")
-		return
-	}
-	fmt.Fprint(f, p.ID())
-}
+func (p Peer) Format(f fmt.State, _ rune) { fmt.Fprint(f, p.ID()) } // by value, so that copies are covered

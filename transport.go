@@ -116,13 +116,16 @@ func (x *Exchange) Answered() {
 	}
 }
 
-// Withheld reports whether a field of an outbound request is the credential
+// withheld reports whether a field of an outbound request is the credential
 // that the parent call was authenticated with, which is for us and for nobody
-// behind us. A field of that name with another value is the application's own.
-func (x *Exchange) Withheld(name string, values []string) bool {
+// behind us. A field of that name with other values is the application's own.
+func (x *Exchange) withheld(name string, values []string) bool {
 	p := x.call.parent
-	return p != nil && slices.ContainsFunc(p.consumed, func(n string) bool { return strings.EqualFold(n, name) }) &&
-		slices.Equal(values, p.header.values(name))
+	if p == nil || !slices.ContainsFunc(p.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
+		return false
+	}
+	received := p.header.values(name)
+	return slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) })
 }
 
 // CarriesIdentity reports whether a header field or metadata key belongs to
@@ -175,9 +178,16 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, d
 	}
 	r2 := r.WithContext(x.Context())
-	r2.Header = x.outboundHeader(r.Header)
+	r2.Header = x.OutgoingHeader()
+	returned := false
+	defer func() {
+		if !returned {
+			x.Finish(Outcome{Code: Internal, Panicked: true})
+		}
+	}()
 	resp, err := t.base.RoundTrip(r2)
-	if err != nil {
+	returned = true
+	if err != nil || resp == nil { // net/http makes an error of the latter
 		code := AsDenial(r.Context(), err).Code
 		if code == Internal {
 			code = Unavailable
@@ -186,25 +196,30 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	x.Answered()
-	if x.Pending() || x.observer != nil {
+	switch {
+	case resp.Body == nil:
+		x.Finish(Outcome{Code: CodeOf(resp.StatusCode), Status: resp.StatusCode})
+	case x.Pending() || x.observer != nil:
 		resp.Body = watch(x, resp)
 	}
 	return resp, nil
 }
 
-// outboundHeader returns h without identities that are not ours and with what
-// the call carries.
-func (x *Exchange) outboundHeader(h http.Header) http.Header {
-	out := make(http.Header, len(h)+1+len(x.fields))
-	for name, values := range h {
-		if !CarriesIdentity(name) && !strings.EqualFold(name, RequestIDHeader) && !x.Withheld(name, values) {
-			out[name] = values
+// OutgoingHeader returns the header fields to send with an outbound call: those
+// of the request without identities that are not ours, and what the call
+// carries. The caller owns the map, and not its values.
+func (x *Exchange) OutgoingHeader() map[string][]string {
+	h := x.call.header
+	out := make(map[string][]string, len(h.fields)+1+len(x.fields))
+	for name, values := range h.fields {
+		if !CarriesIdentity(name) && !strings.EqualFold(name, RequestIDHeader) && !x.withheld(name, values) {
+			out[name] = slices.Clip(values) // whoever appends gets a copy
 		}
 	}
 	x.id[0] = x.call.requestID
-	out[RequestIDHeader] = x.id[:]
+	out[h.key(RequestIDHeader)] = x.id[:]
 	for _, f := range x.fields {
-		out.Set(f.Name, f.Value)
+		out[h.key(f.Name)] = []string{f.Value}
 	}
 	return out
 }
@@ -221,10 +236,15 @@ type watchedBody struct {
 
 func watch(x *Exchange, resp *http.Response) io.ReadCloser {
 	b := &watchedBody{ReadCloser: resp.Body, x: x, status: resp.StatusCode}
-	if w, ok := resp.Body.(io.Writer); ok { // an upgraded connection
-		return &watchedConn{b, w}
+	w, ok := resp.Body.(io.Writer)
+	if !ok {
+		return b
 	}
-	return b
+	conn := watchedConn{b, w} // an upgraded connection
+	if half, ok := resp.Body.(halfCloser); ok {
+		return &watchedHalf{conn, half}
+	}
+	return &conn
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
@@ -255,10 +275,11 @@ func (b *watchedBody) end(err error) {
 		return
 	}
 	o := Outcome{Code: CodeOf(b.status), Status: b.status, Bytes: n}
-	if err != nil && !errors.Is(err, io.EOF) {
+	eof := errors.Is(err, io.EOF)
+	if err != nil && !eof {
 		o.Truncated, o.Code = true, Unavailable
 	}
-	if o.Canceled = b.x.ctx.Err() == context.Canceled; o.Canceled {
+	if o.Canceled = !eof && b.x.ctx.Err() == context.Canceled; o.Canceled {
 		o.Code = Canceled
 	}
 	b.x.Finish(o)
@@ -267,4 +288,9 @@ func (b *watchedBody) end(err error) {
 type watchedConn struct {
 	*watchedBody
 	io.Writer
+}
+
+type watchedHalf struct {
+	watchedConn
+	halfCloser
 }

@@ -60,8 +60,8 @@ func (w *ResponseWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 
 // WriteHeader passes 1xx on at once and runs the hooks before the final status.
 func (w *ResponseWriter) WriteHeader(status int) {
-	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
-		w.ResponseWriter.WriteHeader(status)
+	if status != http.StatusSwitchingProtocols && (status < 200 || status > 999) {
+		w.ResponseWriter.WriteHeader(status) // panics if it is none
 		return
 	}
 	w.begin(status)
@@ -151,11 +151,26 @@ func (w *ResponseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		w.status = http.StatusSwitchingProtocols
 	}
 	w.hijacked = &hijackedConn{Conn: conn, w: w}
-	// What net/http has read ahead stays in rw.Reader. Everything later must
-	// come through the judged connection.
+	// What net/http has read ahead must be in the buffer of the new reader too,
+	// where websocket packages look for it. Everything later must come through
+	// the judged connection.
 	buffered, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	r := io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), w.hijacked)
-	return w.hijacked, bufio.NewReadWriter(bufio.NewReader(r), bufio.NewWriter(w.hijacked)), nil
+	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), w.hijacked), rw.Reader.Size())
+	_, _ = r.Peek(len(buffered))
+	brw := bufio.NewReadWriter(r, bufio.NewWriter(w.hijacked))
+	if half, ok := conn.(halfCloser); ok {
+		return &hijackedHalf{w.hijacked, half}, brw, nil
+	}
+	return w.hijacked, brw, nil
+}
+
+// halfCloser is what TCP and TLS connections can do besides net.Conn. A proxy
+// relies on it to end one direction of an upgraded connection.
+type halfCloser interface{ CloseWrite() error }
+
+type hijackedHalf struct {
+	*hijackedConn
+	halfCloser
 }
 
 type hijackedConn struct {
@@ -166,13 +181,12 @@ type hijackedConn struct {
 
 func (c *hijackedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err == nil {
-		err = c.renew()
+	if n > 0 { // also with an error: TLS returns the last bytes together with EOF
+		if d := c.renew(); d != nil {
+			return 0, d
+		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	return n, nil
+	return n, err
 }
 
 func (c *hijackedConn) Write(b []byte) (int, error) {

@@ -1,0 +1,14 @@
+module github.com/gatemesh-go/gatemesh/bench
+
+go 1.26.0
+
+replace github.com/gatemesh-go/gatemesh => ../
+
+require (
+	github.com/gatemesh-go/gatemesh v0.0.0-00010101000000-000000000000
+	github.com/golang-jwt/jwt/v5 v5.3.1
+	github.com/stretchr/testify v1.12.1
+	golang.org/x/time v0.16.0
+)
+
+require go.yaml.in/yaml/v3 v3.0.6 // indirect

@@ -1,0 +1,108 @@
+package gatemesh_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/gatemesh-go/gatemesh"
+
+// arrows says which packages of this module each package may import. Imports
+// run downward only: the root knows nobody, a concern knows the root, and what
+// stands on top knows the concerns.
+var arrows = map[string][]string{
+	"":              {},
+	"auth":          {""},
+	"auth/identity": {""},
+	"auth/policy":   {""},
+	"mtls":          {""},
+	"mtls/devca":    {"", "mtls"},
+	"ratelimit":     {""},
+	"routing":       {""},
+	"canary":        {""},
+	"serve":         {},
+	"manifest":      {"", "auth/policy", "routing", "canary"},
+	"grpcmesh":      {""},
+	"meshtest":      {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},
+}
+
+// foreign says which modules outside the standard library each package may
+// compile in, by prefix.
+var foreign = map[string][]string{
+	"auth":       {"github.com/golang-jwt/jwt/v5"},
+	"mtls":       {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
+	"mtls/devca": {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
+	"meshtest":   {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
+	"ratelimit":  {"golang.org/x/time/rate"},
+	"manifest":   {"go.yaml.in/yaml/v3"},
+	"grpcmesh":   {"google.golang.org/", "golang.org/x/"},
+}
+
+// forbidden must not be compiled into any package of the root module but those named.
+var forbidden = map[string]struct {
+	why    string
+	except string
+}{
+	"google.golang.org/grpc":           {"belongs in grpcmesh", "grpcmesh"},
+	"github.com/redis/":                {"belongs in ratelimit/redisstore", ""},
+	"k8s.io/":                          {"would bring its module graph to every user", ""},
+	"sigs.k8s.io/":                     {"would bring its module graph to every user", ""},
+	"go.opentelemetry.io/otel/sdk":     {"belongs to the application", ""},
+	"github.com/prometheus/":           {"belongs to the application", ""},
+	"github.com/stretchr/testify":      {"only in test files", ""},
+	"github.com/failsafe-go/failsafe-": {"only in breaker", "breaker"},
+	"testing":                          {"only in test files", ""},
+}
+
+func goList(t *testing.T, args ...string) []string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, stderr.String())
+	return strings.Fields(string(out))
+}
+
+func TestDependencies(t *testing.T) {
+	t.Parallel()
+	for _, path := range goList(t, "./...") {
+		pkg := strings.TrimPrefix(strings.TrimPrefix(path, module), "/")
+		t.Run("/"+pkg, func(t *testing.T) {
+			t.Parallel()
+			allowed, known := arrows[pkg]
+			require.True(t, known, "say in arrows what %s may import", path)
+			for _, dep := range goList(t, "-f", `{{range .Imports}}{{.}} {{end}}`, path) {
+				if rest, ours := strings.CutPrefix(dep, module); ours {
+					assert.Contains(t, allowed, strings.TrimPrefix(rest, "/"), "%s imports %s", path, dep)
+				}
+			}
+			for _, dep := range goList(t, "-deps", "-f", `{{if not .Standard}}{{.ImportPath}}{{else if eq .ImportPath "testing"}}testing{{end}}`, path) {
+				for prefix, rule := range forbidden {
+					if strings.HasPrefix(dep, prefix) && pkg != rule.except {
+						t.Errorf("%s depends on %s, which %s", path, dep, rule.why)
+					}
+				}
+				if !strings.HasPrefix(dep, module) && dep != "testing" {
+					ok := false
+					for _, prefix := range append(foreign[pkg], foreignOf(allowed)...) {
+						ok = ok || strings.HasPrefix(dep, prefix)
+					}
+					assert.True(t, ok, "%s compiles %s in; weigh it, then add it to foreign", path, dep)
+				}
+			}
+		})
+	}
+}
+
+// foreignOf returns what the packages below bring with them.
+func foreignOf(pkgs []string) (prefixes []string) {
+	for _, p := range pkgs {
+		prefixes = append(prefixes, foreign[p]...)
+	}
+	return prefixes
+}

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/auth"
+	"github.com/gatemesh-go/gatemesh/auth/identity"
+	"github.com/gatemesh-go/gatemesh/examples/gateway/edge"
+	"github.com/gatemesh-go/gatemesh/manifest"
+	"github.com/gatemesh-go/gatemesh/mtls"
+	"github.com/gatemesh-go/gatemesh/ratelimit"
+	"github.com/gatemesh-go/gatemesh/routing"
+)
+
+// options are the flags as they were given.
+type options struct {
+	listen, admin, health            string
+	manifests, workload, trustDomain string
+	upstreams                        []routing.Upstream
+	jwks, issuer, audience, algs     string
+	apiKeys                          string
+	rate, clientRate                 limitFlag
+	tlsCert, tlsKey                  string
+	trusted                          []netip.Prefix
+	identityKey                      string
+	meshCert, meshKey, meshCA        string
+	lameDuck, drain                  time.Duration
+	started                          func(map[string]net.Addr) // for tests
+}
+
+func parseFlags(args []string, w io.Writer) (*options, error) {
+	o := &options{}
+	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	fs.SetOutput(w)
+	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
+	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
+	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML")
+	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
+	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
+	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS. \"default\" serves everything without -manifests", func(s string) error {
+		u, err := parseUpstream(s)
+		o.upstreams = append(o.upstreams, u)
+		return err
+	})
+	fs.StringVar(&o.jwks, "jwks", "", "`URL or file` of the keys that tokens are verified with; turns authentication by token on")
+	fs.StringVar(&o.issuer, "issuer", "", "`iss` of the tokens")
+	fs.StringVar(&o.audience, "audience", "", "accepted `aud` of the tokens, comma-separated")
+	fs.StringVar(&o.algs, "algs", "", "accepted signature `algorithms`, comma-separated, such as RS256,ES256")
+	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys; turns authentication by key on")
+	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks or -api-keys")
+	fs.Var(&o.clientRate, "client-rate", "`limit` for each client address before authentication, such as 100/1s,burst=200")
+	fs.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` of the certificate; without it, plain HTTP")
+	fs.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` of its key")
+	fs.Func("trusted-proxies", "comma-separated `networks` of proxies that overwrite X-Forwarded-For", func(s string) error {
+		for p := range strings.SplitSeq(s, ",") {
+			prefix, err := netip.ParsePrefix(strings.TrimSpace(p))
+			if err != nil {
+				return err
+			}
+			o.trusted = append(o.trusted, prefix)
+		}
+		return nil
+	})
+	fs.StringVar(&o.identityKey, "identity-key", "", "PKCS #8 PEM `file` of the Ed25519 key that signs the internal identity; needs -jwks or -api-keys")
+	fs.StringVar(&o.meshCert, "mesh-cert", "", "PEM `file` of our SPIFFE certificate; upstreams at https URLs are then called with mutual TLS and must be who they are expected to be")
+	fs.StringVar(&o.meshKey, "mesh-key", "", "PEM `file` of its key")
+	fs.StringVar(&o.meshCA, "mesh-ca", "", "PEM `file` of the trust domain's roots")
+	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listeners close")
+	fs.DurationVar(&o.drain, "drain", 20*time.Second, "how long running requests may take after that")
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q; all settings are flags, see -h", fs.Arg(0))
+	}
+	return o, nil
+}
+
+// limitFlag is a ratelimit.Limit as a flag.
+type limitFlag struct{ ratelimit.Limit }
+
+func (l *limitFlag) String() string {
+	if l == nil || l.Limit == (ratelimit.Limit{}) {
+		return ""
+	}
+	return l.Limit.String()
+}
+
+func (l *limitFlag) Set(s string) (err error) {
+	l.Limit, err = ratelimit.ParseLimit(s)
+	return err
+}
+
+// parseUpstream reads name[.namespace][/subset][:port]=URL.
+func parseUpstream(s string) (u routing.Upstream, err error) {
+	name, url, ok := strings.Cut(s, "=")
+	if !ok || name == "" || url == "" {
+		return u, errors.New("must be name[.namespace][/subset][:port]=URL")
+	}
+	u.URL = url
+	if n, port, ok := strings.Cut(name, ":"); ok {
+		p, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || p == 0 {
+			return u, fmt.Errorf("%q is not a port", port)
+		}
+		name, u.Port = n, uint16(p)
+	}
+	name, u.Subset, _ = strings.Cut(name, "/")
+	u.Service, u.Namespace, _ = strings.Cut(name, ".")
+	if u.Service == "" {
+		return u, errors.New("the service has no name")
+	}
+	return u, nil
+}
+
+// built is what the options amount to.
+type built struct {
+	edge   edge.Config
+	tls    *tls.Config
+	minter *identity.Minter
+	closes []func() error
+}
+
+func (b *built) close() {
+	for _, c := range slices.Backward(b.closes) {
+		_ = c() // the process is about to end
+	}
+}
+
+// build reads every file and reports all faults at once.
+func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
+	b = &built{edge: edge.Config{
+		Upstreams: o.upstreams, TrustedProxies: o.trusted,
+		ClientLimit: o.clientRate.Limit, ConsumerLimit: o.rate.Limit, Observer: observer,
+	}}
+	name, namespace, _ := strings.Cut(o.workload, ".")
+	b.edge.Workload = gatemesh.Workload{
+		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
+		Labels: map[string]string{"app": name},
+	}
+	err = errors.Join(o.buildManifests(b), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer))
+	if b.edge.Auth == nil && o.rate.Limit != (ratelimit.Limit{}) {
+		err = errors.Join(err, errors.New("-rate counts consumers, whom -jwks or -api-keys tell apart; -client-rate counts addresses"))
+	}
+	if b.edge.Auth == nil && o.identityKey != "" {
+		err = errors.Join(err, errors.New("-identity-key signs who was authenticated, which takes -jwks or -api-keys"))
+	}
+	if err != nil {
+		b.close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (o *options) buildManifests(b *built) (err error) {
+	if o.manifests == "" {
+		if !slices.ContainsFunc(o.upstreams, func(u routing.Upstream) bool { return u.Service == "default" }) {
+			return errors.New("nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy")
+		}
+		return nil
+	}
+	b.edge.Manifests, err = manifest.LoadDir(o.manifests)
+	if err != nil {
+		return err
+	}
+	for _, r := range b.edge.Manifests.Routes() {
+		for _, backend := range r.Backends {
+			d := backend.Destination
+			if !slices.ContainsFunc(b.edge.Upstreams, func(u routing.Upstream) bool {
+				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace)
+			}) {
+				b.edge.Upstreams = append(b.edge.Upstreams, byDNS(d))
+			}
+		}
+	}
+	return nil
+}
+
+// byDNS is where Kubernetes answers for a service.
+func byDNS(d gatemesh.Destination) routing.Upstream {
+	return routing.Upstream{
+		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
+		URL: fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", d.Service, d.Namespace, d.Port),
+	}
+}
+
+func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
+	var cfg auth.Config
+	var errs []error
+	if o.apiKeys != "" {
+		keys, err := auth.LoadKeyFile(o.apiKeys)
+		errs = append(errs, err)
+		cfg.APIKeys = keys
+	}
+	if o.jwks != "" {
+		keys, err := o.keySource(b, observer)
+		errs = append(errs, err)
+		cfg.Issuers = []auth.Issuer{{
+			Issuer: o.issuer, Audience: list(o.audience), Algorithms: list(o.algs), Keys: keys,
+		}}
+		for _, f := range []struct{ name, value string }{{"-issuer", o.issuer}, {"-audience", o.audience}, {"-algs", o.algs}} {
+			if f.value == "" {
+				errs = append(errs, fmt.Errorf("%s is required with -jwks", f.name))
+			}
+		}
+	} else if o.issuer+o.audience+o.algs != "" {
+		errs = append(errs, errors.New("-issuer, -audience and -algs say which tokens are good, which takes -jwks"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if cfg.APIKeys != nil || cfg.Issuers != nil {
+		cfg.Observer = observer
+		b.edge.Auth = &cfg
+	}
+	return nil
+}
+
+func (o *options) keySource(b *built, observer gatemesh.Observer) (auth.KeySource, error) {
+	cfg := auth.JWKSConfig{File: o.jwks, Observer: observer}
+	if strings.Contains(o.jwks, "://") {
+		cfg.File, cfg.URL = "", o.jwks
+	}
+	keys, err := auth.NewJWKS(cfg)
+	if err != nil {
+		return nil, err
+	}
+	b.closes = append(b.closes, keys.Close)
+	return keys, nil
+}
+
+func (o *options) buildTLS(b *built) (err error) {
+	if o.tlsCert == "" && o.tlsKey == "" {
+		return nil
+	}
+	b.tls, err = mtls.LoadEdge(o.tlsCert, o.tlsKey)
+	return err
+}
+
+// buildMesh makes us a member of the mesh towards the upstreams.
+func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
+	if o.identityKey != "" {
+		if err := o.buildMinter(b, observer); err != nil {
+			return err
+		}
+	}
+	if o.meshCert+o.meshKey+o.meshCA == "" {
+		return nil
+	}
+	files, err := mtls.NewFiles(mtls.FilesConfig{
+		Cert: o.meshCert, Key: o.meshKey, Bundle: o.meshCA, TrustDomain: o.trustDomain, Observer: observer,
+	})
+	if err != nil {
+		return err
+	}
+	b.closes = append(b.closes, files.Close)
+	members, err := mtls.MemberOf(o.trustDomain)
+	if err != nil {
+		return err
+	}
+	m, err := mtls.New(mtls.Config{Source: files, Authorize: members, Observer: observer})
+	if err != nil {
+		return err
+	}
+	for i := range b.edge.Upstreams {
+		u := &b.edge.Upstreams[i]
+		if !strings.HasPrefix(u.URL, "https://") {
+			continue
+		}
+		if u.Namespace == "" {
+			return fmt.Errorf("-upstream %s: a mesh upstream needs its namespace, as in %[1]s.production=%s", u.Service, u.URL)
+		}
+		callee, err := mtls.Exactly(gatemesh.Workload{
+			TrustDomain: o.trustDomain, Namespace: u.Namespace, ServiceAccount: u.Service,
+		}.SPIFFEID())
+		if err != nil {
+			return err
+		}
+		if u.Transport, err = m.Transport(callee); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *options) buildMinter(b *built, observer gatemesh.Observer) error {
+	data, err := os.ReadFile(o.identityKey)
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return fmt.Errorf("%s: not PEM", o.identityKey)
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, ok := parsed.(ed25519.PrivateKey)
+	if err != nil || !ok {
+		return fmt.Errorf("%s: not an Ed25519 key in PKCS #8", o.identityKey)
+	}
+	b.minter, err = identity.NewMinter(identity.MinterConfig{
+		Issuer: b.edge.Workload.SPIFFEID(), Audience: []string{o.trustDomain},
+		Key: identity.SigningKey{Private: key}, Observer: observer,
+	})
+	if err == nil {
+		b.edge.Outbound = append(b.edge.Outbound, b.minter.Layer())
+	}
+	return err
+}
+
+func list(s string) (items []string) {
+	for item := range strings.SplitSeq(s, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}

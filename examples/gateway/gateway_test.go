@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/auth"
+	"github.com/gatemesh-go/gatemesh/mtls/devca"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// upstream echoes what it got.
+func upstream(t *testing.T) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Got-Path", r.RequestURI)
+		w.Header().Set("X-Got-Host", r.Host)
+		w.Header().Set("X-Got-Key", r.Header.Get("X-Api-Key"))
+		w.Header().Set("X-Got-Identity", r.Header.Get(gatemesh.IdentityHeader))
+		w.Header().Set("X-Got-Forwarded-For", r.Header.Get("X-Forwarded-For"))
+		_, _ = io.WriteString(w, "upstream")
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// startGateway runs the gateway and returns the addresses of its servers.
+func startGateway(t *testing.T, args ...string) map[string]net.Addr {
+	t.Helper()
+	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
+	o.started = func(a map[string]net.Addr) { started <- a }
+	go func() { ended <- o.serve(ctx, io.Discard) }()
+	select {
+	case addrs := <-started:
+		t.Cleanup(func() {
+			cancel()
+			assert.NoError(t, <-ended)
+		})
+		return addrs
+	case err := <-ended:
+		cancel()
+		require.NoError(t, err)
+		return nil
+	}
+}
+
+func get(t *testing.T, client *http.Client, url string, header http.Header) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	require.NoError(t, err)
+	r.Header = header
+	resp, err := client.Do(r)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return resp, string(body)
+}
+
+func plainClient(t *testing.T) *http.Client {
+	tr := &http.Transport{}
+	t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr}
+}
+
+func file(t *testing.T, name, text string) string {
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// Without -manifests, -upstream default=URL alone makes it a plain proxy.
+func TestPlainProxy(t *testing.T) {
+	addrs := startGateway(t, "-upstream", "default="+upstream(t), "-health", "127.0.0.1:0", "-admin", "127.0.0.1:0")
+	client := plainClient(t)
+	resp, body := get(t, client, "http://"+addrs["public"].String()+"/a/%7Eb?q=1", http.Header{"X-Forwarded-For": {"203.0.113.9"}})
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Equal(t, "upstream", body)
+	assert.Equal(t, "/a/~b?q=1", resp.Header.Get("X-Got-Path"), "the canonical path is forwarded")
+	assert.Equal(t, "127.0.0.1", resp.Header.Get("X-Got-Forwarded-For"))
+	assert.Len(t, resp.Header.Values("X-Request-Id"), 1)
+
+	resp, _ = get(t, client, "http://"+addrs["health"].String()+"/readyz", nil)
+	assert.Equal(t, 200, resp.StatusCode)
+	_, body = get(t, client, "http://"+addrs["admin"].String()+"/config", nil)
+	assert.Contains(t, body, `"entry"`)
+	assert.Contains(t, body, `"route"`)
+}
+
+func TestAPIKeysAndRate(t *testing.T) {
+	keys := file(t, "keys.txt", "acme-1 acme "+auth.HashKey("secret-of-acme-0123456789")+"\n")
+	private := file(t, "identity.pem", identityKey(t))
+	addrs := startGateway(t, "-upstream", "default="+upstream(t), "-api-keys", keys, "-rate", "2/1h", "-identity-key", private, "-admin", "127.0.0.1:0")
+	client, url := plainClient(t), "http://"+addrs["public"].String()+"/"
+	resp, _ := get(t, client, url, nil)
+	assert.Equal(t, 401, resp.StatusCode)
+	key := http.Header{"X-Api-Key": {"secret-of-acme-0123456789"}}
+	for range 2 {
+		resp, _ = get(t, client, url, key)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.Empty(t, resp.Header.Get("X-Got-Key"), "the key is for the gateway")
+		assert.NotEmpty(t, resp.Header.Get("X-Got-Identity"))
+	}
+	resp, _ = get(t, client, url, key)
+	assert.Equal(t, 429, resp.StatusCode)
+	_, jwks := get(t, client, "http://"+addrs["admin"].String()+"/jwks.json", nil)
+	assert.Contains(t, jwks, `"Ed25519"`)
+}
+
+func identityKey(t *testing.T) string {
+	_, private, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	require.NoError(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func TestManifestsOverTLS(t *testing.T) {
+	ca, err := devca.New("cluster.local")
+	require.NoError(t, err)
+	cert, err := ca.ServerCertificate("api.example.com")
+	require.NoError(t, err)
+	certPEM, keyPEM, err := devca.EncodePEM(cert)
+	require.NoError(t, err)
+	v1, v2 := upstream(t), upstream(t)
+	addrs := startGateway(t, "-manifests", "../platform/manifests", "-workload", "main-gateway.production",
+		"-upstream", "user-service/v1="+v1, "-upstream", "user-service.production/v2:8080="+v2, "-upstream", "order-service="+v1,
+		"-tls-cert", file(t, "cert.pem", string(certPEM)), "-tls-key", file(t, "key.pem", string(keyPEM)))
+	tr := &http.Transport{
+		ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), MinVersion: tls.VersionTLS12},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, addrs["public"].String())
+		},
+	}
+	t.Cleanup(tr.CloseIdleConnections)
+	client := &http.Client{Transport: tr}
+	resp, _ := get(t, client, "https://api.example.com/v1/users/1", nil)
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Equal(t, 2, resp.ProtoMajor)
+	assert.Equal(t, "api.example.com", resp.Header.Get("X-Got-Host"))
+	resp, _ = get(t, client, "https://api.example.com/v2/users/1", nil)
+	assert.Equal(t, 404, resp.StatusCode)
+}
+
+// Every mistake ends in a line that names it, and in no server.
+func TestMistakes(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	bad := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(bad, "r.yaml"), []byte("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: r\nspec:\n  hostname: [a.example]\n"), 0o600))
+	missing := filepath.Join(bad, "missing")
+	for _, c := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"nothing to do", nil, []string{"nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy"}},
+		{"argument", []string{"serve"}, []string{`unexpected argument "serve"; all settings are flags, see -h`}},
+		{"flag", []string{"-rate", "many"}, []string{`invalid value "many" for flag -rate`}},
+		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
+		{"upstream port", []string{"-upstream", "a:0=http://x"}, []string{`"0" is not a port`}},
+		{"upstream URL", []string{"-upstream", "default=ftp://x"}, []string{"ftp"}},
+		{"port taken", []string{"-upstream", "default=http://x", "-listen", taken.Addr().String()},
+			[]string{"serve: public: listen tcp " + taken.Addr().String() + ": bind: address already in use"}},
+		{"manifest field", []string{"-manifests", bad}, []string{"r.yaml:6:", "hostname"}},
+		{"all at once", []string{
+			"-manifests", missing, "-api-keys", missing, "-tls-cert", missing, "-tls-key", missing,
+			"-jwks", missing, "-identity-key", missing,
+		}, []string{
+			missing, "auth: key file:", "mtls: edge:", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
+		}},
+		{"rate without auth", []string{"-upstream", "default=http://x", "-rate", "1/1s"}, []string{"-rate counts consumers"}},
+		{"issuer without jwks", []string{"-upstream", "default=http://x", "-issuer", "i"}, []string{"which takes -jwks"}},
+		{"identity without auth", []string{"-upstream", "default=http://x", "-identity-key", file(t, "k.pem", identityKey(t))}, []string{"-identity-key signs who was authenticated"}},
+		{"not PEM", []string{"-upstream", "default=http://x", "-identity-key", file(t, "k.pem", "x")}, []string{"k.pem: not PEM"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			err := run(ctx, c.args, io.Discard)
+			require.Error(t, err)
+			for _, want := range c.want {
+				assert.Contains(t, oneLine(err), want)
+			}
+			for _, line := range strings.Split(oneLine(err), "\n") {
+				assert.True(t, strings.HasPrefix(line, "gateway: "), line)
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	var text strings.Builder
+	require.Error(t, run(t.Context(), []string{"-h"}, &text))
+	for _, flag := range []string{"-listen", "-admin", "-health", "-manifests", "-upstream", "-jwks", "-issuer", "-audience", "-algs", "-api-keys", "-rate", "-tls-cert", "-tls-key"} {
+		assert.Regexp(t, `(?m)^  `+flag+` .+\n    \t.{10,}`, text.String(), "-h explains each flag")
+	}
+}

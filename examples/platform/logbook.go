@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// logBook keeps the newest log lines of all services, so that the acts can
+// look for what an operator would look for, and passes them on to out.
+type logBook struct {
+	mu    sync.Mutex
+	lines []logLine
+	out   io.Writer
+}
+
+type logLine map[string]any
+
+const logLines = 4096
+
+// Write takes one JSON line from a slog handler.
+func (b *logBook) Write(p []byte) (int, error) {
+	var l logLine
+	if err := json.Unmarshal(p, &l); err != nil {
+		return 0, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.lines) >= logLines {
+		b.lines = append(b.lines[:0:0], b.lines[logLines/2:]...)
+	}
+	b.lines = append(b.lines, l)
+	_, err := io.Copy(b.out, bytes.NewReader(p))
+	return len(p), err
+}
+
+// logger returns the logger of one service. Its lines carry the request id of
+// the call they belong to.
+func (b *logBook) logger(service string) *slog.Logger {
+	h := slog.NewJSONHandler(b, &slog.HandlerOptions{Level: slog.LevelInfo})
+	return slog.New(gatemesh.LogHandler(h)).With("service", service)
+}
+
+// find returns the field of the newest line of service with this message and
+// request id, or "".
+func (b *logBook) find(service, msg, requestID, field string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := len(b.lines) - 1; i >= 0; i-- {
+		l := b.lines[i]
+		if l["service"] == service && l["msg"] == msg && l["request_id"] == requestID {
+			s, _ := l[field].(string)
+			return s
+		}
+	}
+	return ""
+}
+
+// observer returns the observer of one service, which writes to the same book.
+func (b *logBook) observer(service string) gatemesh.Observer {
+	// Not through LogHandler: the observer's lines carry the request id already.
+	h := slog.NewJSONHandler(b, &slog.HandlerOptions{Level: slog.LevelInfo})
+	return gatemesh.SlogObserver(slog.New(h).With("service", service))
+}

@@ -1,0 +1,119 @@
+// The platform is a payments company in one process: an auth service, a
+// gateway on TLS, and five services with mutual TLS behind it, configured by
+// the YAML in the folder manifests. With -once it plays the acts of its README
+// table over real sockets; without, it stays up and prints what to try.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "platform:", strings.ReplaceAll(err.Error(), "\n", "\nplatform: "))
+		os.Exit(1)
+	}
+}
+
+// errFailed ends the program after the table has said what failed.
+var errFailed = errors.New("an act failed")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	flags := flag.NewFlagSet("platform", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	once := flags.Bool("once", false, "play the acts, print the table and exit, with 1 if one failed")
+	broken := flags.String("break", "", "remove the guard that this `act` proves, and play it; it must fail")
+	listen := flags.String("listen", "127.0.0.1:0", "loopback `address` of the gateway")
+	verbose := flags.Bool("v", false, "with -once, show the services' log lines")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q, see -h", flags.Arg(0))
+	}
+	if *broken != "" && !slices.ContainsFunc(acts, func(a act) bool { return a.id == *broken }) {
+		return fmt.Errorf("-break: there is no act %q", *broken)
+	}
+	logs := io.Discard
+	if *verbose || !*once && *broken == "" {
+		logs = stderr
+	}
+	p, err := start(ctx, config{listen: *listen, broken: *broken, logs: logs})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	if !*once && *broken == "" {
+		if err := p.invite(stdout); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	}
+	if *broken != "" {
+		i := slices.IndexFunc(acts, func(a act) bool { return a.id == *broken })
+		fmt.Fprintf(stdout, "without %s, act (%s) must fail:\n", acts[i].guard, *broken)
+	}
+	r, err := p.play(ctx, *broken, stdout)
+	fmt.Fprintln(stdout)
+	r.print(stdout)
+	if err == nil && r.failed("") > 0 {
+		err = errFailed
+	}
+	return err
+}
+
+// invite prints what to try with curl.
+func (p *platform) invite(w io.Writer) error {
+	dir, err := os.MkdirTemp("", "gatemesh-platform-")
+	if err != nil {
+		return err
+	}
+	ca := filepath.Join(dir, "ca.pem")
+	if err := os.WriteFile(ca, p.rootPEM, 0o600); err != nil {
+		return err
+	}
+	_, port, _ := strings.Cut(p.gateway, ":")
+	curl := fmt.Sprintf("curl -s --cacert %s --connect-to %s:443:%s", ca, host, p.gateway)
+	fmt.Fprintf(w, `
+The platform is up. The gateway listens on port %s; ctrl-C ends it.
+
+  # a token for user-1, good for 15 minutes
+  TOKEN=$(curl -s -d sub=user-1 %s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+
+  # user-service says what it saw; one user in ten is on v2
+  %[3]s -H "Authorization: Bearer $TOKEN" https://%[4]s/v1/users/1
+  %[3]s -H "Authorization: Bearer $TOKEN" -H 'x-canary: true' https://%[4]s/v1/users/1
+
+  # no token: 401
+  %[3]s -i https://%[4]s/v1/users/1
+
+  # order-service charges payment-service, and may not read it: 201, 403
+  %[3]s -H "Authorization: Bearer $TOKEN" -X POST https://%[4]s/v1/orders
+  %[3]s -H "Authorization: Bearer $TOKEN" https://%[4]s/v1/orders/1
+
+  # an API key: 1,000 requests a minute
+  %[3]s -i -H 'X-Api-Key: %[5]s' https://%[4]s/v1/users/1
+
+  # slow the auth service down, or black-hole it: known keys keep verifying
+  curl -X POST '%[2]s/control/delay?by=200ms'
+  curl -X POST '%[2]s/control/delay?by=forever'
+
+`, port, p.auth.addr, curl, host, p.keys["acme"])
+	return nil
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/auth/identity"
+	"github.com/gatemesh-go/gatemesh/auth/policy"
+	"github.com/gatemesh-go/gatemesh/mtls/devca"
+)
+
+// develop makes a mesh to try the service with. In it, order-service may POST
+// payments. Delete this file in a service that goes to production.
+func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trust, err error) {
+	ca, err := devca.New(self.TrustDomain)
+	if err != nil {
+		return t, err
+	}
+	source, err := ca.Source(devca.WorkloadConfig{Workload: self})
+	if err != nil {
+		return t, err
+	}
+	caller := gatemesh.Workload{Name: "order-service", TrustDomain: self.TrustDomain, Namespace: self.Namespace, ServiceAccount: "order-service"}
+	order, err := ca.Source(devca.WorkloadConfig{Workload: caller})
+	if err != nil {
+		return t, err
+	}
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return t, err
+	}
+	edge := "https://edge." + self.TrustDomain
+	minter, err := identity.NewMinter(identity.MinterConfig{
+		Issuer: edge, Audience: []string{self.TrustDomain}, Key: identity.SigningKey{Private: private}, Lifetime: 10 * time.Minute,
+	})
+	if err != nil {
+		return t, err
+	}
+	token, err := mint(minter)
+	if err != nil {
+		return t, err
+	}
+	cert, key, err := devca.EncodePEM(order.Credentials().Certificate)
+	if err != nil {
+		return t, err
+	}
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return t, err
+	}
+	for name, data := range map[string][]byte{
+		"ca.pem": ca.BundlePEM(), "order-service.pem": cert, "order-service-key.pem": key,
+		"identity.header": []byte(gatemesh.IdentityHeader + ": " + token + "\n"),
+	} {
+		if err := os.WriteFile(filepath.Join(folder, name), data, 0o600); err != nil {
+			return t, err
+		}
+	}
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return t, fmt.Errorf("-listen: %w", err)
+	}
+	// Its certificate names a workload and no host, so curl cannot check it (-k);
+	// our own clients check the workload.
+	fmt.Fprintf(w, `
+This mesh is for development; it ends with this process.
+  cd %s
+  as_order="curl -sk --cert order-service.pem --key order-service-key.pem -H @identity.header"
+  $as_order -X POST https://localhost:%[2]s/v1/payments/1      # 201
+  $as_order https://localhost:%[2]s/v1/payments/1              # 403, and the log says why
+  curl -sk -X POST https://localhost:%[2]s/v1/payments/1       # no certificate: no answer
+
+`, folder, port)
+	return trust{
+		source: source, keys: minter, issuer: edge, close: func() error { return nil },
+		policies: []policy.Policy{{
+			Name: "dev", Namespace: self.Namespace, Selector: self.Labels,
+			Rules: []policy.Rule{{
+				From: []policy.Source{{Principals: []string{caller.SPIFFEID()[len("spiffe://"):]}}},
+				To:   []policy.Operation{{Methods: []string{"POST"}, Paths: []string{"/v1/payments/*"}}},
+			}},
+		}},
+	}, nil
+}
+
+// mint signs the identity of a user as the edge would for a call of theirs.
+func mint(m *identity.Minter) (string, error) {
+	user, err := gatemesh.NewCall(gatemesh.CallInfo{Principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
+		Issuer: "https://auth.example.com/", Subject: "user-1", Method: "jwt",
+	})})
+	if err != nil {
+		return "", err
+	}
+	out, err := gatemesh.NewCall(gatemesh.CallInfo{Method: "POST", Path: "/v1/payments/1", Parent: user})
+	if err != nil {
+		return "", err
+	}
+	adm, err := m.Admit(context.Background(), out)
+	if err != nil {
+		return "", err
+	}
+	if len(adm.Header) != 1 {
+		return "", errors.New("the minter made no identity")
+	}
+	return adm.Header[0].Value, nil
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestDev(t *testing.T) {
+	folder := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
+	var logs strings.Builder // read when the service has ended
+	go func() {
+		ended <- run(ctx, []string{"-dev", folder, "-listen", "127.0.0.1:0", "-health", "127.0.0.1:0"}, &logs, func(a map[string]net.Addr) { started <- a })
+	}()
+	addrs := <-started
+	stopped := false
+	stop := func() {
+		if !stopped {
+			cancel()
+			require.NoError(t, <-ended)
+			stopped = true
+		}
+	}
+	defer stop()
+
+	cert, err := tls.LoadX509KeyPair(filepath.Join(folder, "order-service.pem"), filepath.Join(folder, "order-service-key.pem"))
+	require.NoError(t, err)
+	line, err := os.ReadFile(filepath.Join(folder, "identity.header"))
+	require.NoError(t, err)
+	name, value, ok := strings.Cut(strings.TrimSpace(string(line)), ": ")
+	require.True(t, ok)
+	ask := func(method string, identity bool, certs ...tls.Certificate) (*http.Response, []byte, error) {
+		// As curl -k does: the certificate names a workload and no host.
+		tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: certs, MinVersion: tls.VersionTLS13}}
+		defer tr.CloseIdleConnections()
+		r, err := http.NewRequestWithContext(t.Context(), method, "https://"+addrs["payment-service"].String()+"/v1/payments/7", http.NoBody)
+		require.NoError(t, err)
+		if identity {
+			r.Header.Set(name, value)
+		}
+		resp, err := tr.RoundTrip(r)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return resp, body, err
+	}
+	resp, body, err := ask(http.MethodPost, true, cert)
+	require.NoError(t, err)
+	require.Equal(t, 201, resp.StatusCode)
+	var got map[string]string
+	require.NoError(t, json.Unmarshal(body, &got))
+	assert.Equal(t, map[string]string{
+		"payment": "7", "user": "user-1", "caller": "spiffe://cluster.local/ns/production/sa/order-service",
+		"requestId": resp.Header.Get("X-Request-Id"),
+	}, got)
+
+	resp, _, err = ask(http.MethodGet, true, cert)
+	require.NoError(t, err)
+	assert.Equal(t, 403, resp.StatusCode)
+	refused := resp.Header.Get("X-Request-Id")
+	resp, _, err = ask(http.MethodPost, false, cert)
+	require.NoError(t, err)
+	assert.Equal(t, 401, resp.StatusCode)
+	_, _, err = ask(http.MethodPost, true)
+	assert.Error(t, err, "no certificate, no answer")
+
+	stop()
+	assert.Contains(t, logs.String(), "$as_order")
+	why := ""
+	for l := range strings.Lines(logs.String()) {
+		if strings.Contains(l, refused) && strings.Contains(l, `"msg":"denied"`) {
+			why = l
+		}
+	}
+	assert.Contains(t, why, "method GET is not POST")
+	assert.NotContains(t, logs.String(), value, "the identity is a secret")
+}
+
+func TestMistakes(t *testing.T) {
+	err := run(t.Context(), nil, io.Discard, nil)
+	for _, flag := range []string{"-cert", "-key", "-ca", "-manifests", "-identity-jwks", "-identity-issuer"} {
+		assert.ErrorContains(t, err, flag+" is required (or -dev FOLDER to try it)")
+	}
+	assert.ErrorContains(t, run(t.Context(), []string{"-dev", t.TempDir(), "-workload", "Payment"}, io.Discard, nil), "-workload Payment: ")
+	assert.ErrorContains(t, run(t.Context(), []string{"-dev", t.TempDir(), "extra"}, io.Discard, nil), `unexpected argument "extra"`)
+	missing := filepath.Join(t.TempDir(), "missing")
+	err = run(t.Context(), []string{
+		"-cert", missing, "-key", missing, "-ca", missing, "-manifests", missing, "-identity-jwks", missing, "-identity-issuer", "i",
+	}, io.Discard, nil)
+	assert.ErrorContains(t, err, missing)
+}

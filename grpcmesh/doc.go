@@ -1,0 +1,13 @@
+// Package grpcmesh is the gRPC side of a gatemesh.Chain and of a
+// gatemesh.Outbound: the same gates decide, and the same codes come out.
+//
+// [Server.Options] installs three things together, so that none can be left
+// out. A tap handle runs before a message is received and decoded: it makes
+// the Call and asks the gates for as long as they can decide from memory. The
+// unary and the stream interceptor ask the rest. Gates run in the same order
+// and each exactly once, wherever that is.
+//
+// A refusal becomes a status with the Denial's code and detail and, as
+// google.rpc.ErrorInfo and google.rpc.RetryInfo, its reason and how long to
+// wait. Response fields become header metadata.
+package grpcmesh
