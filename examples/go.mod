@@ -4,9 +4,15 @@ go 1.26.0
 
 replace github.com/gatemesh-go/gatemesh => ../
 
-require github.com/gatemesh-go/gatemesh v0.0.0-00010101000000-000000000000
+require (
+	github.com/gatemesh-go/gatemesh v0.0.0-00010101000000-000000000000
+	github.com/golang-jwt/jwt/v5 v5.3.1
+	github.com/stretchr/testify v1.12.1
+	go.uber.org/goleak v1.3.0
+)
 
 require (
-	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
+	github.com/spiffe/go-spiffe/v2 v2.9.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.6 // indirect
 	golang.org/x/time v0.16.0 // indirect
 )

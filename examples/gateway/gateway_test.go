@@ -180,7 +180,7 @@ func TestMistakes(t *testing.T) {
 		{"flag", []string{"-rate", "many"}, []string{`invalid value "many" for flag -rate`}},
 		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
 		{"upstream port", []string{"-upstream", "a:0=http://x"}, []string{`"0" is not a port`}},
-		{"upstream URL", []string{"-upstream", "default=ftp://x"}, []string{"ftp"}},
+		{"upstream URL", []string{"-upstream", "default=ftp://x"}, []string{"Config.Upstreams[0].URL must start with http:// or https://"}},
 		{"port taken", []string{"-upstream", "default=http://x", "-listen", taken.Addr().String()},
 			[]string{"serve: public: listen tcp " + taken.Addr().String() + ": bind: address already in use"}},
 		{"manifest field", []string{"-manifests", bad}, []string{"r.yaml:6:", "hostname"}},

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -211,23 +213,33 @@ func actPolicy(ctx context.Context, p *platform, r *report) error {
 }
 
 func actStrangers(ctx context.Context, p *platform, r *report) error {
-	stranger, err := p.stranger()
+	foreign, err := stranger()
 	if err != nil {
 		return err
 	}
-	for _, c := range []struct {
-		what  string
-		certs []tls.Certificate
-	}{
-		{"no certificate", nil},
-		{"order-service's id, signed by another CA", []tls.Certificate{stranger}},
-	} {
-		for name, addr := range p.addrs() {
-			n, err := knock(ctx, addr, c.certs)
+	member, err := p.mesh.CA().Issue(orderID, time.Hour)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.services)) {
+		for _, c := range []struct {
+			what     string
+			certs    []tls.Certificate
+			expected string
+		}{
+			{"no certificate", nil, "no byte"},
+			{"order-service's id from another CA", []tls.Certificate{foreign}, "no byte"},
+			{"order-service itself", []tls.Certificate{member}, "an answer"},
+		} {
+			n, err := knock(ctx, p.services[name], c.certs)
 			if err != nil {
 				return err
 			}
-			r.same("e", c.what+": bytes from "+name, 0, n)
+			got := "no byte"
+			if n > 0 {
+				got = "an answer"
+			}
+			r.same("e", name+" ← "+c.what, c.expected, got)
 		}
 	}
 	return nil

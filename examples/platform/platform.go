@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,7 +120,7 @@ func (p *platform) startServices(broken string) ([]routing.Upstream, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.services[s.name+s.version] = service.Addr
+		p.services[strings.TrimSpace(s.name+" "+s.version)] = service.Addr
 		if !s.behindGateway {
 			continue
 		}
@@ -223,16 +224,15 @@ func (p *platform) listen(ctx context.Context, cfg config, g *edge.Gateway) erro
 	return nil
 }
 
-// addrs returns the addresses of the listeners that only the mesh may talk to.
-func (p *platform) addrs() map[string]string { return p.services }
+const orderID = "spiffe://cluster.local/ns/production/sa/order-service"
 
 // stranger returns a certificate with order-service's id from another CA.
-func (p *platform) stranger() (tls.Certificate, error) {
+func stranger() (tls.Certificate, error) {
 	other, err := devca.New("cluster.local")
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	return other.Issue("spiffe://cluster.local/ns/production/sa/order-service", time.Hour)
+	return other.Issue(orderID, time.Hour)
 }
 
 // close ends everything and waits until it has ended.

@@ -61,7 +61,7 @@ func TestOnce(t *testing.T) {
 	err := run(t.Context(), []string{"-once", "-break", "b"}, &out, &logs)
 	require.ErrorIs(t, err, errFailed)
 	assert.Contains(t, out.String(), "without the verification of tokens, act (b) must fail:")
-	assert.Regexp(t, `(?m)^b\s+expired\s+401 application/problem\+json, Bearer\s+200 .*FAIL$`, out.String())
+	assert.Regexp(t, `(?m)^FAIL\s+b\s+expired\s+401 application/problem\+json, Bearer\s+200 `, out.String())
 	assert.Contains(t, out.String(), "0 passed, 5 failed")
 	assert.Empty(t, logs.String(), "log lines are for -v")
 }

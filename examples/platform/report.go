@@ -39,23 +39,23 @@ func (r *report) failed(act string) (n int) {
 // print writes the table and a closing line.
 func (r *report) print(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "ACT\tWHAT\tEXPECTED\tSEEN\t")
+	fmt.Fprintln(tw, "\tACT\tWHAT\tEXPECTED\tSEEN")
 	for _, row := range r.rows {
 		verdict := "pass"
 		if !row.pass {
 			verdict = "FAIL"
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", row.act, row.what, short(row.expected), short(row.seen), verdict)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", verdict, row.act, row.what, short(row.expected, 56), short(row.seen, 240))
 	}
 	_ = tw.Flush() // w is standard output
 	fmt.Fprintf(w, "%d passed, %d failed\n", len(r.rows)-r.failed(""), r.failed(""))
 }
 
-// short keeps a cell on one line.
-func short(s string) string {
+// short keeps a cell on one line, and its end, which says more than its start.
+func short(s string, most int) string {
 	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > 110 {
-		s = s[:107] + "..."
+	if r := []rune(s); len(r) > most {
+		s = "…" + string(r[len(r)-most+1:])
 	}
 	return s
 }
