@@ -59,11 +59,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	if !*once && *broken == "" {
-		if err := p.invite(stdout); err != nil {
+		cleanup, err := p.invite(stdout)
+		if err != nil {
 			return err
 		}
 		<-ctx.Done()
-		return nil
+		return cleanup()
 	}
 	if *broken != "" {
 		i := slices.IndexFunc(acts, func(a act) bool { return a.id == *broken })
@@ -78,42 +79,46 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	return err
 }
 
-// invite prints what to try with curl.
-func (p *platform) invite(w io.Writer) error {
+// invite prints what to try with curl. The gateway's root certificate is
+// written to a folder that cleanup removes.
+func (p *platform) invite(w io.Writer) (cleanup func() error, err error) {
 	dir, err := os.MkdirTemp("", "gatemesh-platform-")
 	if err != nil {
-		return err
+		return nil, err
 	}
+	cleanup = func() error { return os.RemoveAll(dir) }
 	ca := filepath.Join(dir, "ca.pem")
 	if err := os.WriteFile(ca, p.rootPEM, 0o600); err != nil {
-		return err
+		return nil, errors.Join(err, cleanup())
 	}
-	_, port, _ := strings.Cut(p.gateway, ":")
-	curl := fmt.Sprintf("curl -s --cacert %s --connect-to %s:443:%s", ca, host, p.gateway)
 	fmt.Fprintf(w, `
-The platform is up. The gateway listens on port %s; ctrl-C ends it.
+The platform is up; ctrl-C ends it. In another terminal:
+
+  gw() { curl -s --cacert %[1]s --connect-to %[2]s:443:%[3]s "$@"; echo; }
 
   # a token for user-1, good for 15 minutes
-  TOKEN=$(curl -s -d sub=user-1 %s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  TOKEN=$(curl -s -d sub=user-1 %[4]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
 
-  # user-service says what it saw; one user in ten is on v2
-  %[3]s -H "Authorization: Bearer $TOKEN" https://%[4]s/v1/users/1
-  %[3]s -H "Authorization: Bearer $TOKEN" -H 'x-canary: true' https://%[4]s/v1/users/1
+  # user-service says what it saw; one user in ten is on v2, and who asks for it
+  gw -H "Authorization: Bearer $TOKEN" https://%[2]s/v1/users/1
+  gw -H "Authorization: Bearer $TOKEN" -H 'x-canary: true' https://%[2]s/v1/users/1
 
-  # no token: 401
-  %[3]s -i https://%[4]s/v1/users/1
+  # no token, and a path that two servers could read differently: 401, 400
+  gw -i https://%[2]s/v1/users/1
+  gw -i --path-as-is https://%[2]s/v1/users/../orders
 
   # order-service charges payment-service, and may not read it: 201, 403
-  %[3]s -H "Authorization: Bearer $TOKEN" -X POST https://%[4]s/v1/orders
-  %[3]s -H "Authorization: Bearer $TOKEN" https://%[4]s/v1/orders/1
+  gw -H "Authorization: Bearer $TOKEN" -X POST https://%[2]s/v1/orders
+  gw -H "Authorization: Bearer $TOKEN" https://%[2]s/v1/orders/1
 
   # an API key: 1,000 requests a minute
-  %[3]s -i -H 'X-Api-Key: %[5]s' https://%[4]s/v1/users/1
+  gw -i -H 'X-Api-Key: %[5]s' https://%[2]s/v1/users/1
 
   # slow the auth service down, or black-hole it: known keys keep verifying
-  curl -X POST '%[2]s/control/delay?by=200ms'
-  curl -X POST '%[2]s/control/delay?by=forever'
+  curl -X POST '%[4]s/control/delay?by=200ms'
+  curl -X POST '%[4]s/control/delay?by=forever'
 
-`, port, p.auth.addr, curl, host, p.keys["acme"])
-	return nil
+Log lines of all services follow.
+`, ca, host, p.gateway, p.auth.addr, p.keys["acme"])
+	return cleanup, nil
 }
