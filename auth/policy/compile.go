@@ -1,0 +1,290 @@
+package policy
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// state is a compiled configuration. It is immutable.
+type state struct {
+	observer     gatemesh.Observer
+	workload     string // NAME.NAMESPACE, for texts
+	unselected   Verdict
+	selected     bool // a policy selects the workload
+	allowPresent bool // an ALLOW policy does
+	exempt       condition
+	deny, allow  index
+	allowRules   []*rule // as written, to find the nearest miss
+	notices      []string
+}
+
+// rule is a compiled rule with what an explanation says of it.
+type rule struct {
+	policy, namespace string
+	number            int // from 1
+	position          gatemesh.Position
+	from, to          []clause
+}
+
+// compiler collects every fault of a configuration.
+type compiler struct {
+	errs []error
+	// Where the value being read stands.
+	position gatemesh.Position
+	policy   string
+	action   Action
+}
+
+func (k *compiler) fault(at string, err error) {
+	where := "policy: "
+	if p := k.position.String(); p != "" {
+		where += p + ": "
+	}
+	if k.policy != "" {
+		where += k.policy + ": "
+	}
+	k.errs = append(k.errs, fmt.Errorf("%s%s: %w", where, at, err))
+}
+
+func (k *compiler) at(p gatemesh.Position) {
+	if p != (gatemesh.Position{}) {
+		k.position = p
+	}
+}
+
+func compile(cfg Config) (*state, error) {
+	k := &compiler{}
+	s := &state{
+		observer: cfg.Observer, unselected: cfg.Unselected,
+		workload: cfg.Workload.Name + "." + cfg.Workload.Namespace,
+	}
+	if err := cfg.Workload.Validate(); err != nil {
+		k.fault("Config.Workload is required", err)
+	}
+	if cfg.Unselected != Allow && cfg.Unselected != Deny {
+		k.fault("Config.Unselected", errors.New("is required, Allow or Deny"))
+	}
+	s.exempt = k.exempt(cfg.Exempt)
+	root := cmp.Or(cfg.RootNamespace, "istio-system")
+	seen := make(map[[2]string]gatemesh.Position)
+	var deny, allow []*rule
+	for i := range cfg.Policies {
+		p := &cfg.Policies[i]
+		k.position, k.policy, k.action = p.Position, fmt.Sprintf("policy %q (%s)", p.Name, p.Namespace), p.Action
+		if p.Name == "" || p.Namespace == "" {
+			k.fault(fmt.Sprintf("Config.Policies[%d]", i), errors.New("Name and Namespace are required"))
+		} else if first, twice := seen[[2]string{p.Namespace, p.Name}]; twice {
+			k.fault(fmt.Sprintf("Config.Policies[%d]", i), fmt.Errorf("there is another policy of this name%s", at(first)))
+		}
+		seen[[2]string{p.Namespace, p.Name}] = p.Position
+		rules := k.rules(p)
+		if !selects(p, &cfg.Workload, root) {
+			continue
+		}
+		s.selected = true
+		switch p.Action {
+		case ActionDeny:
+			deny = append(deny, rules...)
+		case ActionAllow:
+			s.allowPresent = true
+			allow = append(allow, rules...)
+		}
+		s.noticeRules(p, rules)
+	}
+	if len(k.errs) > 0 {
+		return nil, errors.Join(k.errs...)
+	}
+	if !s.allowPresent && s.unselected == Allow {
+		s.notices = append(s.notices, fmt.Sprintf("no ALLOW policy selects %s: every call that no DENY policy matches is allowed", s.workload))
+	}
+	if len(cfg.Exempt) > 0 {
+		s.notices = append(s.notices, "allowed without asking any policy: "+strings.Join(cfg.Exempt, ", "))
+	}
+	s.deny, s.allow, s.allowRules = newIndex(deny), newIndex(allow), allow
+	return s, nil
+}
+
+func at(p gatemesh.Position) string {
+	if s := p.String(); s != "" {
+		return " at " + s
+	}
+	return ""
+}
+
+func selects(p *Policy, w *gatemesh.Workload, root string) bool {
+	if p.Namespace != w.Namespace && p.Namespace != root {
+		return false
+	}
+	for name, want := range p.Selector {
+		if got, ok := w.Labels[name]; !ok || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+// noticeRules remembers what an operator should know about rules without conditions.
+func (s *state) noticeRules(p *Policy, rules []*rule) {
+	for _, r := range rules {
+		if len(r.from) == 0 && len(r.to) == 0 {
+			verb := "allows"
+			if p.Action == ActionDeny {
+				verb = "denies"
+			}
+			s.notices = append(s.notices, fmt.Sprintf("rule %d of policy %q (%s)%s has no conditions: it %s every call to %s",
+				r.number, p.Name, p.Namespace, at(r.position), verb, s.workload))
+		}
+	}
+}
+
+func (k *compiler) exempt(paths []string) condition {
+	c := condition{field: fieldPath}
+	var patterns []pattern
+	for i, value := range paths {
+		p, err := parsePattern(fieldPath, value)
+		if err == nil && p.kind != exact {
+			err = errors.New("must be exact")
+		}
+		if canonical, cerr := gatemesh.CanonicalPath(value, gatemesh.PathOptions{}); err == nil && (cerr != nil || canonical != value) {
+			err = errors.New("is not canonical")
+		}
+		if err != nil {
+			k.fault(fmt.Sprintf("Config.Exempt[%d] %s", i, quote(value)), err)
+		}
+		patterns = append(patterns, p)
+	}
+	c.setPatterns(patterns)
+	return c
+}
+
+func (k *compiler) rules(p *Policy) []*rule {
+	if p.Action != ActionAllow && p.Action != ActionDeny {
+		k.fault("Action", fmt.Errorf("unknown action %d", p.Action))
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Selector)) {
+		if name == "" || strings.Contains(name+p.Selector[name], "*") {
+			k.fault(fmt.Sprintf("Selector[%s]", quote(name)), errors.New("labels are exact, without `*`, and have a name"))
+		}
+	}
+	rules := make([]*rule, 0, len(p.Rules))
+	for i := range p.Rules {
+		in := &p.Rules[i]
+		k.position = p.Position
+		k.at(in.Position)
+		r := &rule{policy: p.Name, namespace: p.Namespace, number: i + 1, position: k.position}
+		name := fmt.Sprintf("Rules[%d]", i)
+		if in.From != nil && len(in.From) == 0 {
+			k.fault(name+".From", errEmptyList)
+		}
+		if in.To != nil && len(in.To) == 0 {
+			k.fault(name+".To", errEmptyList)
+		}
+		for j := range in.From {
+			k.position = r.position
+			k.at(in.From[j].Position)
+			r.from = append(r.from, k.source(fmt.Sprintf("%s.From[%d]", name, j), &in.From[j]))
+		}
+		for j := range in.To {
+			k.position = r.position
+			k.at(in.To[j].Position)
+			r.to = append(r.to, k.operation(fmt.Sprintf("%s.To[%d]", name, j), &in.To[j]))
+		}
+		rules = append(rules, r)
+	}
+	return rules
+}
+
+var errEmptyList = errors.New("the list is empty; leave it out to restrict nothing")
+
+// list is one field of a Source or an Operation.
+type list struct {
+	name   string
+	field  field
+	not    bool
+	values []string
+}
+
+func (k *compiler) source(at string, s *Source) clause {
+	return k.clause(at, []list{
+		{"Principals", fieldPrincipal, false, s.Principals},
+		{"NotPrincipals", fieldPrincipal, true, s.NotPrincipals},
+		{"RequestPrincipals", fieldUser, false, s.RequestPrincipals},
+		{"NotRequestPrincipals", fieldUser, true, s.NotRequestPrincipals},
+		{"Namespaces", fieldNamespace, false, s.Namespaces},
+		{"NotNamespaces", fieldNamespace, true, s.NotNamespaces},
+		{"IPBlocks", fieldAddr, false, s.IPBlocks},
+		{"NotIPBlocks", fieldAddr, true, s.NotIPBlocks},
+		{"RemoteIPBlocks", fieldClient, false, s.RemoteIPBlocks},
+		{"NotRemoteIPBlocks", fieldClient, true, s.NotRemoteIPBlocks},
+	})
+}
+
+func (k *compiler) operation(at string, o *Operation) clause {
+	return k.clause(at, []list{
+		{"Hosts", fieldHost, false, o.Hosts},
+		{"NotHosts", fieldHost, true, o.NotHosts},
+		{"Methods", fieldMethod, false, o.Methods},
+		{"NotMethods", fieldMethod, true, o.NotMethods},
+		{"Paths", fieldPath, false, o.Paths},
+		{"NotPaths", fieldPath, true, o.NotPaths},
+		{"Ports", fieldPort, false, o.Ports},
+		{"NotPorts", fieldPort, true, o.NotPorts},
+	})
+}
+
+func (k *compiler) clause(at string, lists []list) clause {
+	var out clause
+	empty := true
+	for _, l := range lists {
+		if l.values == nil {
+			continue
+		}
+		empty = false
+		if len(l.values) == 0 {
+			k.fault(at+"."+l.name, errEmptyList)
+			continue
+		}
+		out = append(out, k.condition(at+"."+l.name, l))
+	}
+	if empty {
+		k.fault(at, errors.New("at least one field is required"))
+	}
+	return out
+}
+
+func (k *compiler) condition(at string, l list) condition {
+	c := condition{field: l.field, not: l.not, unknown: k.action == ActionDeny, values: slices.Clone(l.values)}
+	var patterns []pattern
+	var blocks []netip.Prefix
+	for i, value := range l.values {
+		var err error
+		switch l.field {
+		case fieldAddr, fieldClient:
+			var b netip.Prefix
+			if b, err = parseBlock(value); err == nil {
+				blocks = append(blocks, b)
+			}
+		case fieldPort:
+			var port uint16
+			port, err = parsePort(value)
+			c.ports = append(c.ports, port)
+		default:
+			var p pattern
+			p, err = parsePattern(l.field, value)
+			patterns = append(patterns, p)
+		}
+		if err != nil {
+			k.fault(fmt.Sprintf("%s[%d] %s", at, i, quote(value)), err)
+		}
+	}
+	c.setPatterns(patterns)
+	c.blocks = newIPSet(blocks)
+	return c
+}

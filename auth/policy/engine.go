@@ -1,0 +1,122 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Engine judges calls by policies. Make it with [New]. The zero Engine refuses
+// every call. It is safe for concurrent use, owns no goroutines and depends on
+// nothing that could fail.
+type Engine struct {
+	state atomic.Pointer[state]
+}
+
+var _ gatemesh.CachedGate = (*Engine)(nil)
+
+// New returns an Engine for a copy of cfg. It reports every fault at once, with
+// the position of the value where it is known.
+func New(cfg Config) (*Engine, error) {
+	e := &Engine{}
+	if err := e.Update(cfg); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Update replaces the configuration for the calls that are judged from now on.
+// If cfg is invalid, the old one stays.
+func (e *Engine) Update(cfg Config) error {
+	s, err := compile(cfg)
+	if err != nil {
+		return err
+	}
+	e.state.Store(s)
+	if s.observer != nil {
+		for _, n := range s.notices {
+			s.observer.Observe(context.Background(), gatemesh.Event{Kind: gatemesh.EventNotice, Layer: layerName, Message: n})
+		}
+	}
+	return nil
+}
+
+const layerName = "policy"
+
+var (
+	denied      = gatemesh.Deny(gatemesh.PermissionDenied, "policy", "Access to this resource is not allowed.")
+	deniedEmpty = denied.WithCause(errors.New("policy: the engine has no configuration, or there is no call"))
+)
+
+// Admit refuses c with PermissionDenied unless the policies allow it. The cause
+// of the denial is the explanation, written when somebody reads it, of this
+// call and the configuration that judged it.
+func (e *Engine) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+	s := e.state.Load()
+	if s == nil || c == nil {
+		return gatemesh.Admission{}, deniedEmpty
+	}
+	var r request
+	r.read(c)
+	if v, _ := s.judge(&r); v == Allow {
+		return gatemesh.Admission{}, nil
+	}
+	// A copy, so that r itself stays on the stack of those who are admitted.
+	return gatemesh.Admission{}, denied.WithCause(&refusal{s, r})
+}
+
+// AdmitCached decides like [Engine.Admit]: policies are judged from memory alone.
+func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
+	adm, err = e.Admit(ctx, c)
+	return adm, true, err
+}
+
+// Explain says what Admit would answer to c and why; see [gatemesh.NewCall]
+// for calls to ask about.
+func (e *Engine) Explain(c *gatemesh.Call) Explanation {
+	s := e.state.Load()
+	if s == nil || c == nil {
+		return Explanation{Verdict: Deny, Reason: deniedEmpty.Cause().Error()}
+	}
+	var r request
+	r.read(c)
+	return s.explain(&r, math.MaxInt)
+}
+
+// Layer returns the engine as a layer of a [gatemesh.Chain].
+func (e *Engine) Layer() gatemesh.Layer {
+	return gatemesh.Layer{
+		Name:  layerName,
+		Gives: []gatemesh.Fact{gatemesh.FactPolicy},
+		After: []gatemesh.Fact{gatemesh.FactPrincipal, gatemesh.FactPeer, gatemesh.FactConsumerLimit, gatemesh.FactRoute},
+		Gate:  e,
+	}
+}
+
+// Handler judges each request before next, behind [gatemesh.Entry.Handler].
+// Refused requests get 403 and next is not called.
+func (e *Engine) Handler(next http.Handler) http.Handler {
+	var o gatemesh.Observer
+	if s := e.state.Load(); s != nil {
+		o = s.observer
+	}
+	return gatemesh.GateHandler(e.Layer(), o)(next)
+}
+
+// refusal is the cause of a denial: a request and the configuration it was
+// judged by.
+type refusal struct {
+	state   *state
+	request request
+}
+
+// maxLogged is among how many ALLOW rules the cause of a denial looks for the
+// nearest miss. Callers can get refused as often as they like, so that the
+// work for a log line has a bound. [Engine.Explain] looks at all.
+const maxLogged = 256
+
+func (r *refusal) Error() string { return r.state.explain(&r.request, maxLogged).String() }

@@ -1,0 +1,261 @@
+package policy
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Explanation says what becomes of a call and why. It quotes the call and the
+// configuration: it is for operators and tests, never for an untrusted caller.
+type Explanation struct {
+	Verdict Verdict
+	// Policy and Namespace name the policy that decided, or for a call that
+	// no rule allows the one that came nearest. They are empty if there is none.
+	Policy, Namespace string
+	// Rule counts the rules of Policy from 1. It is 0 if there is none.
+	Rule int
+	// Position is where Rule was written.
+	Position gatemesh.Position
+	// Reason is a sentence, such as "rule 1 of payment-service-policy: method
+	// GET is not POST". What callers control is quoted and cut to 128 bytes.
+	Reason string
+}
+
+// String returns the explanation as it appears in logs.
+func (e Explanation) String() string {
+	if e.Policy == "" {
+		return e.Reason
+	}
+	where := fmt.Sprintf("policy %q (%s) rule %d", e.Policy, e.Namespace, e.Rule)
+	if p := e.Position.String(); p != "" {
+		where += " (" + p + ")"
+	}
+	return where + ": " + strings.TrimPrefix(e.Reason, fmt.Sprintf("rule %d of %s: ", e.Rule, e.Policy))
+}
+
+// judge is the decision. rule is the one that decided, or nil.
+func (s *state) judge(r *request) (v Verdict, rule *rule) {
+	if s.exempt.matches(&r.texts[fieldPath]) {
+		return Allow, nil
+	}
+	if rule = s.deny.match(r); rule != nil {
+		return Deny, rule
+	}
+	if !s.allowPresent {
+		return s.unselected, nil
+	}
+	if rule = s.allow.match(r); rule != nil {
+		return Allow, rule
+	}
+	return Deny, nil
+}
+
+// explain judges r and says why. For the nearest miss it looks at no more than
+// limit ALLOW rules.
+func (s *state) explain(r *request, limit int) Explanation {
+	v, rule := s.judge(r)
+	e := Explanation{Verdict: v}
+	switch {
+	case rule != nil && v == Deny:
+		e.name(rule, "the DENY rule matches")
+	case rule != nil:
+		e.name(rule, "the ALLOW rule matches")
+	case s.exempt.matches(&r.texts[fieldPath]):
+		e.Reason = "path " + quote(r.texts[fieldPath][0]) + " is exempt"
+	case !s.allowPresent && v == Allow:
+		e.Reason = "no ALLOW policy selects this workload and unselected workloads are allowed"
+	case !s.allowPresent && !s.selected:
+		e.Reason = "no policy selects this workload and unselected workloads are denied"
+	case !s.allowPresent:
+		e.Reason = "no ALLOW policy selects this workload and unselected workloads are denied"
+	case len(s.allowRules) == 0:
+		e.Reason = "the ALLOW policies that select this workload have no rules and allow nothing"
+	default:
+		rule, why := nearest(s.allowRules[:min(limit, len(s.allowRules))], r)
+		e.name(rule, why)
+	}
+	return e
+}
+
+func (e *Explanation) name(r *rule, why string) {
+	e.Policy, e.Namespace, e.Rule, e.Position = r.policy, r.namespace, r.number, r.position
+	e.Reason = fmt.Sprintf("rule %d of %s: %s", r.number, r.policy, why)
+}
+
+// distance is what a condition that does not hold adds to the distance between
+// a call and a rule: the less likely it is a slip, the more. Who calls weighs
+// more than everything else together.
+var distance = [...]int{
+	fieldPrincipal: 64, fieldUser: 64, fieldNamespace: 64,
+	fieldAddr: 8, fieldClient: 8,
+	fieldHost: 4, fieldPath: 4,
+	fieldMethod: 2, fieldPort: 2,
+}
+
+// named is how much nearer a rule is that names the caller, compared with one
+// for everybody: enough to outweigh a method, not to outweigh a path.
+const named = 3
+
+// nearest returns the rule that r misses by the least, the first one of
+// several, and what r lacks. No rule may match r.
+func nearest(rules []*rule, r *request) (*rule, string) {
+	var best *rule
+	least := math.MaxInt
+	for _, rule := range rules {
+		_, from := closest(rule.from, r)
+		_, to := closest(rule.to, r)
+		if d := from + to; d < least {
+			best, least = rule, d
+		}
+		if least == distance[fieldMethod]-named {
+			break // no rule can be nearer
+		}
+	}
+	from, _ := closest(best.from, r)
+	to, _ := closest(best.to, r)
+	return best, strings.Join(append(from.faults(r), to.faults(r)...), " and ")
+}
+
+// closest returns the alternative that r misses by the least, and by how much.
+func closest(clauses []clause, r *request) (clause, int) {
+	if len(clauses) == 0 {
+		return nil, 0
+	}
+	best, least := clauses[0], math.MaxInt
+	for _, cl := range clauses {
+		if d := cl.distance(r); d < least {
+			best, least = cl, d
+		}
+	}
+	return best, least
+}
+
+func (cl clause) distance(r *request) int {
+	sum, bonus := 0, 0
+	for i := range cl {
+		c := &cl[i]
+		switch {
+		case !c.holds(r):
+			sum += distance[c.field]
+		case !c.not && c.field <= fieldNamespace:
+			bonus = named
+		}
+	}
+	return sum - bonus
+}
+
+// faults says which conditions do not hold.
+func (cl clause) faults(r *request) []string {
+	var out []string
+	for i := range cl {
+		if c := &cl[i]; !c.holds(r) {
+			out = append(out, c.fault(r))
+		}
+	}
+	return out
+}
+
+func (c *condition) fault(r *request) string {
+	name, value := c.field.describe(r)
+	switch {
+	case value == "" && !c.not:
+		return fmt.Sprintf("%s, wanted %s", absent[c.field], c.wanted())
+	case value == "":
+		return absent[c.field]
+	case c.not:
+		return fmt.Sprintf("%s %s is excluded by %s", name, value, c.wanted())
+	case len(c.values) == 1:
+		return fmt.Sprintf("%s %s is not %s", name, value, c.wanted())
+	}
+	return fmt.Sprintf("%s %s is none of %s", name, value, c.wanted())
+}
+
+var absent = [...]string{
+	fieldPrincipal: "there is no principal (no verified peer)",
+	fieldUser:      "there is no request principal (nobody is authenticated)",
+	fieldNamespace: "there is no namespace (no verified peer, or its SPIFFE id has none)",
+	fieldAddr:      "the address of the connection is unknown",
+	fieldClient:    "the address of the client is unknown",
+	fieldHost:      "there is no host",
+	fieldMethod:    "there is no method",
+	fieldPath:      "there is no path",
+	fieldPort:      "the port is unknown",
+}
+
+// describe returns the field's name and its value in r, fit for a log line; ""
+// if there is none. Addresses, numbers and plain identifiers stand as they
+// are, what a caller can choose freely is quoted.
+func (f field) describe(r *request) (name, value string) {
+	switch f {
+	case fieldAddr, fieldClient:
+		a, name := r.addr, "address"
+		if f == fieldClient {
+			a, name = r.client, "client address"
+		}
+		if !a.IsValid() {
+			return name, ""
+		}
+		return name, a.String()
+	case fieldPort:
+		if r.port == 0 {
+			return "port", ""
+		}
+		return "port", strconv.Itoa(int(r.port))
+	}
+	name = fieldNames[f]
+	value = r.texts[f].String()
+	switch {
+	case value == "":
+		return name, ""
+	case f == fieldPrincipal, f == fieldNamespace, f == fieldMethod:
+		return name, bare(value)
+	}
+	return name, quote(value)
+}
+
+var fieldNames = [textFields]string{
+	fieldPrincipal: "principal", fieldUser: "request principal", fieldNamespace: "namespace",
+	fieldHost: "host", fieldMethod: "method", fieldPath: "path",
+}
+
+// wanted lists the values of c, the first few of many.
+func (c *condition) wanted() string {
+	const few = 4
+	values := c.values[:min(few, len(c.values))]
+	shown := make([]string, len(values))
+	for i, v := range values {
+		shown[i] = bare(v)
+	}
+	s := strings.Join(shown, ", ")
+	if more := len(c.values) - len(values); more > 0 {
+		s += fmt.Sprintf(" and %d more", more)
+	}
+	return s
+}
+
+const maxQuoted = 128
+
+// quote quotes s, cut to a length that a log line can bear.
+func quote(s string) string {
+	if len(s) > maxQuoted {
+		return strconv.Quote(s[:maxQuoted]) + "…"
+	}
+	return strconv.Quote(s)
+}
+
+// bare returns s without quotes if it is short and of harmless characters.
+func bare(s string) string {
+	if len(s) > maxQuoted {
+		return quote(s)
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\\' || c == ',' {
+			return quote(s)
+		}
+	}
+	return s
+}

@@ -1,0 +1,172 @@
+package policy
+
+import (
+	"slices"
+	"strings"
+)
+
+// index finds a rule that matches a request without asking all of them. It
+// only ever proposes candidates: a candidate is judged in full, and every rule
+// that could match is among them.
+//
+// Rules stand under the exact principals they accept, or under anyone, and
+// below that under their exact paths and path prefixes, or under rest.
+type index struct {
+	byPrincipal map[string]*pathIndex // by the principal's path; its trust domain is judged with the rest
+	anyone      pathIndex
+}
+
+type pathIndex struct {
+	tree tree[entry]
+	rest []entry
+
+	nodes []node[entry] // while building
+}
+
+// entry is a part of a rule: one source and one operation of it, so that a
+// rule with a thousand of them is not searched from its beginning.
+type entry struct {
+	rule     *rule
+	from, to []clause
+}
+
+func (e *entry) matches(r *request) bool { return anyHolds(e.to, r) && anyHolds(e.from, r) }
+
+// maxParts bounds into how many entries a rule is split, and how many places
+// an entry is put in. Beyond it, rules are found by fewer of their properties.
+const maxParts = 1024
+
+func newIndex(rules []*rule) index {
+	x := index{byPrincipal: make(map[string]*pathIndex)}
+	for _, r := range rules {
+		froms, tos := split(r.from), split(r.to)
+		if len(froms)*len(tos) > maxParts {
+			froms = [][]clause{r.from}
+		}
+		for _, from := range froms {
+			for _, to := range tos {
+				x.add(entry{r, from, to})
+			}
+		}
+	}
+	x.anyone.build()
+	for _, p := range x.byPrincipal {
+		p.build()
+	}
+	return x
+}
+
+// split returns alternatives one by one; no alternatives are one without conditions.
+func split(clauses []clause) [][]clause {
+	if len(clauses) == 0 {
+		return [][]clause{nil}
+	}
+	out := make([][]clause, len(clauses))
+	for i := range clauses {
+		out[i] = clauses[i : i+1 : i+1]
+	}
+	return out
+}
+
+func (x *index) add(e entry) {
+	principals := required(e.from, fieldPrincipal)
+	if slices.ContainsFunc(principals, func(p pattern) bool { return p.kind != exact }) {
+		principals = nil
+	}
+	paths := required(e.to, fieldPath)
+	if slices.ContainsFunc(paths, func(p pattern) bool { return p.kind == suffix }) {
+		paths = nil
+	}
+	if len(principals)*len(paths) > maxParts {
+		if len(principals) > len(paths) {
+			paths = nil
+		} else {
+			principals = nil
+		}
+	}
+	if len(principals) == 0 {
+		x.anyone.add(e, paths)
+		return
+	}
+	for _, p := range principals {
+		key := p.fixed[strings.IndexByte(p.fixed, '/'):] // checkPrincipal: there is one
+		if x.byPrincipal[key] == nil {
+			x.byPrincipal[key] = &pathIndex{}
+		}
+		x.byPrincipal[key].add(e, paths)
+	}
+}
+
+// required returns patterns of field f, one of which every call that one of
+// clauses holds for must match, or nil if not every clause has such.
+func required(clauses []clause, f field) []pattern {
+	var all []pattern
+	for _, cl := range clauses {
+		i := slices.IndexFunc(cl, func(c condition) bool { return c.field == f && !c.not })
+		if i < 0 {
+			return nil
+		}
+		all = append(all, cl[i].patterns...)
+	}
+	return all
+}
+
+func (p *pathIndex) add(e entry, paths []pattern) {
+	if len(paths) == 0 {
+		p.rest = append(p.rest, e)
+		return
+	}
+	for _, path := range paths {
+		n := node[entry]{key: path.fixed}
+		if path.kind == exact {
+			n.exact = []entry{e}
+		} else {
+			n.prefix = []entry{e} // "*" is a prefix of length zero
+		}
+		p.nodes = append(p.nodes, n)
+	}
+}
+
+func (p *pathIndex) build() {
+	p.tree = newTree(p.nodes)
+	p.nodes = nil
+}
+
+// match returns a rule that matches r, or nil.
+func (x *index) match(r *request) *rule {
+	if path := r.texts[fieldPrincipal][1]; path != "" {
+		if p := x.byPrincipal[path]; p != nil {
+			if rule := p.match(r); rule != nil {
+				return rule
+			}
+		}
+	}
+	return x.anyone.match(r)
+}
+
+func (p *pathIndex) match(r *request) *rule {
+	if len(p.tree.nodes) > 0 {
+		path := &r.texts[fieldPath]
+		i := p.tree.find(path)
+		if i >= 0 && len(p.tree.nodes[i].key) == path.len() {
+			if rule := firstMatch(p.tree.nodes[i].exact, r); rule != nil {
+				return rule
+			}
+		}
+		for ; i >= 0; i = p.tree.nodes[i].parent {
+			if rule := firstMatch(p.tree.nodes[i].prefix, r); rule != nil {
+				return rule
+			}
+		}
+	}
+	return firstMatch(p.rest, r)
+}
+
+func firstMatch(entries []entry, r *request) *rule {
+	for i := range entries {
+		if entries[i].matches(r) {
+			return entries[i].rule
+		}
+	}
+	return nil
+}
