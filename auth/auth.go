@@ -1,0 +1,199 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Authenticator is the gate that says who calls, by bearer token or API key.
+// It gives [gatemesh.FactPrincipal]. Calls without a credential are refused.
+// Make one with [New]; it is safe for concurrent use.
+//
+// Fails closed: when an issuer's keys cannot be had, its tokens are refused
+// with 401; API keys and tokens with known keys do not depend on anybody.
+type Authenticator struct {
+	state    atomic.Pointer[state]
+	observer gatemesh.Observer
+}
+
+var _ gatemesh.CachedGate = (*Authenticator)(nil)
+
+// state is one configuration, made ready. It is immutable; a call uses one.
+type state struct {
+	cfg      Config
+	issuers  []*issuer
+	cache    *cache
+	deny     denials
+	http     fieldNames
+	grpc     fieldNames
+	tokenIn  []string // Admission.Consumed
+	apiKeyIn []string
+}
+
+// New returns an Authenticator for cfg. It reports every invalid field at once.
+func New(cfg Config) (*Authenticator, error) {
+	a := &Authenticator{observer: cfg.Observer}
+	if err := a.Update(cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Update replaces the configuration for the calls that start from now on. If
+// cfg is invalid, the old one stays. Verified tokens of issuers whose
+// configuration is the same, with the same [Issuer.Keys], stay remembered,
+// unless CacheEntries has changed. The Observer is the one New was given.
+func (a *Authenticator) Update(cfg Config) error {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	s := &state{
+		cfg: cfg, deny: newDenials(&cfg),
+		tokenIn: []string{"Authorization"}, apiKeyIn: []string{cfg.APIKeyHeader},
+	}
+	s.http, s.grpc = newFieldNames(&cfg)
+	old := a.state.Load()
+	for i := range cfg.Issuers {
+		is := newIssuer(cfg.Issuers[i], cfg.Realm)
+		if old != nil {
+			if j := slices.IndexFunc(old.issuers, is.same); j >= 0 {
+				is = old.issuers[j]
+			}
+		}
+		s.issuers = append(s.issuers, is)
+	}
+	if old != nil && old.cfg.CacheEntries == cfg.CacheEntries {
+		s.cache = old.cache
+	} else {
+		s.cache = newCache(cfg.CacheEntries)
+	}
+	a.state.Store(s)
+	return nil
+}
+
+// Layer returns the gate for a [gatemesh.Chain]: behind a limit by address,
+// so that guessing is limited; behind route and peer, if those are there; and
+// before whatever needs the principal.
+func (a *Authenticator) Layer() gatemesh.Layer {
+	return gatemesh.Layer{
+		Name:  "auth",
+		Gives: []gatemesh.Fact{gatemesh.FactPrincipal},
+		After: []gatemesh.Fact{gatemesh.FactClientLimit, gatemesh.FactRoute, gatemesh.FactPeer},
+		Gate:  a,
+	}
+}
+
+// Handler admits requests to next for use without a [gatemesh.Chain], behind
+// [gatemesh.Entry.Handler]. Refused requests get 401 or 403 and do not reach next.
+func (a *Authenticator) Handler(next http.Handler) http.Handler {
+	return gatemesh.GateHandler(a.Layer(), a.observer)(next)
+}
+
+// Admit returns the principal of the call's credential. It waits only for the
+// key set of a token whose key is not known, for at most the source's timeout.
+func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+	s, now := a.state.Load(), time.Now()
+	adm, cred, err := s.fromMemory(c, now)
+	if err != nil || adm.Principal != nil {
+		return adm, err
+	}
+	v, d := s.verify(ctx, cred, now)
+	if d != nil {
+		return gatemesh.Admission{}, d
+	}
+	return s.admitToken(v), nil
+}
+
+// AdmitCached decides like Admit about everything but tokens that were not
+// verified lately.
+func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
+	s := a.state.Load()
+	adm, raw, err := s.fromMemory(c, time.Now())
+	if err != nil || adm.Principal != nil {
+		return adm, err == nil, err
+	}
+	if !wellFormed(raw) {
+		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errSegments)
+	}
+	return gatemesh.Admission{}, false, nil
+}
+
+// fromMemory decides what can be decided without a signature. If it returns
+// neither a principal nor an error, raw is a token to verify.
+func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, raw string, err error) {
+	names := &s.http
+	if c.Protocol() == gatemesh.GRPC {
+		names = &s.grpc
+	}
+	cred, d := s.credential(c, names)
+	if d != nil {
+		return adm, "", d
+	}
+	if cred.apiKey {
+		k, d := s.checkAPIKey(cred.value, now)
+		if d != nil {
+			return adm, "", d
+		}
+		adm = gatemesh.Admission{Principal: k.principal, Consumed: s.apiKeyIn}
+		if !s.cfg.DisableStreamExpiry {
+			adm.Until = k.expires
+		}
+		return adm, "", nil
+	}
+	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
+		return s.admitToken(v), "", nil
+	}
+	return adm, cred.value, nil
+}
+
+func (s *state) admitToken(v *verified) gatemesh.Admission {
+	adm := gatemesh.Admission{Principal: v.principal, Consumed: s.tokenIn}
+	if !s.cfg.DisableStreamExpiry {
+		adm.Until = v.until
+	}
+	return adm
+}
+
+// holds reports whether a remembered judgment would be made again at now.
+func (s *state) holds(v *verified, now time.Time) bool {
+	ns := now.UnixNano()
+	if ns >= v.expires || ns-v.at >= int64(s.cfg.CacheTTL) || !slices.Contains(s.issuers, v.issuer) {
+		return false
+	}
+	keys := v.issuer.cfg.Keys.Keys(now)
+	if keys == v.keys.Load() {
+		return keys != nil
+	}
+	// The set has changed. Would the token find the same key in it?
+	if k, _ := keys.find(v.kid, v.alg); k == nil || !k.equal(v.key) {
+		return false
+	}
+	v.keys.Store(keys)
+	return true
+}
+
+func (s *state) checkAPIKey(value string, now time.Time) (*apiKey, *gatemesh.Denial) {
+	if !validSecret(value) {
+		return nil, s.deny.apiKeyMalformed
+	}
+	k := s.cfg.APIKeys.find(value)
+	switch {
+	case k == nil:
+		return nil, s.deny.apiKeyUnknown
+	case !k.expires.IsZero() && !now.Before(k.expires):
+		return nil, s.deny.apiKeyExpired.WithCause(errors.New("key id " + k.principal.Credential()))
+	}
+	for _, scope := range s.cfg.APIKeyScopes {
+		if !k.principal.HasScope(scope) {
+			return nil, s.deny.apiKeyScope.WithCause(errors.New("key id " + k.principal.Credential() + " lacks " + scope))
+		}
+	}
+	return k, nil
+}

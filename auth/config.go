@@ -1,0 +1,246 @@
+package auth
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Config configures an [Authenticator]. The zero Config is invalid: at least
+// one of Issuers and APIKeys is required.
+type Config struct {
+	// Issuers are those whose bearer tokens are accepted. With none, the
+	// Authorization field is not looked at and belongs to the application.
+	Issuers []Issuer
+	// APIKeys are the accepted API keys. Default: none, and then APIKeyHeader
+	// is not looked at.
+	APIKeys *KeySet
+	// APIKeyHeader is the field that carries an API key. Default: "X-Api-Key".
+	APIKeyHeader string
+	// APIKeyScopes are scopes that every API key must carry; a key without one
+	// of them is refused with 403. nil is none; an empty list is an error.
+	APIKeyScopes []string
+	// MaxTokenLength is the length in bytes up to which a token is looked at.
+	// Default: 8192; at most 1 MiB.
+	MaxTokenLength int
+	// CacheEntries bounds the number of verified tokens that are remembered.
+	// Each costs its length and its decoded claims. Default: 100,000; at most
+	// 10,000,000.
+	CacheEntries int
+	// CacheTTL is how long a verified token is remembered. It is forgotten
+	// earlier when it expires or when its signing key goes. Default: 5 minutes;
+	// at most 24 hours.
+	CacheTTL time.Duration
+	// DisableStreamExpiry lets streams live longer than the credential they
+	// were opened with. By default, they end when it does.
+	DisableStreamExpiry bool
+	// Realm is the realm of WWW-Authenticate: printable ASCII without quotes
+	// and backslashes. Default: none.
+	Realm string
+	// Observer hears of requests that reach [Authenticator.Handler] without a
+	// Call. Refusals go to the Observer of the [gatemesh.Entry]. Default: nobody.
+	Observer gatemesh.Observer
+}
+
+// Issuer says which tokens of one issuer are accepted.
+type Issuer struct {
+	// Issuer is the iss of its tokens, compared byte for byte. Required.
+	Issuer string
+	// Audience lists whom a token may be for. Required. The token must name at
+	// least one of them.
+	Audience []string
+	// AudienceClaim is the claim that names the audience, a string or an array
+	// of strings. Default: "aud". Amazon Cognito's access tokens have
+	// "client_id" instead.
+	AudienceClaim string
+	// Algorithms lists the accepted signature algorithms. Required. They are
+	// RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512 and EdDSA;
+	// or HS256, HS384 and HS512, which need secrets from [StaticKeys] and
+	// cannot stand beside the others.
+	Algorithms []string
+	// Keys are the issuer's keys. Required. A source belongs to one issuer: all
+	// its keys speak for it. The caller closes it, after the Authenticator's
+	// last use.
+	Keys KeySource
+	// Leeway is the difference of clocks that is tolerated in exp, nbf and iat.
+	// Default: 0, none. At most 2 minutes.
+	Leeway time.Duration
+	// RequiredScopes are scopes that every token must carry; a token without
+	// one of them is refused with 403. nil is none; an empty list is an error.
+	RequiredScopes []string
+	// TokenTypes lists the accepted typ header values, in any case and with or
+	// without "application/" (RFC 7515 §4.1.9). "" stands for a token without
+	// typ. Default: "JWT", "at+jwt" (RFC 9068) and "".
+	TokenTypes []string
+}
+
+const (
+	defaultHeader       = "X-Api-Key"
+	defaultTokenLength  = 8 << 10
+	defaultCacheEntries = 100_000
+	defaultCacheTTL     = 5 * time.Minute
+
+	maxTokenLength  = 1 << 20
+	maxCacheEntries = 10_000_000
+	maxCacheTTL     = 24 * time.Hour
+	maxLeeway       = 2 * time.Minute
+)
+
+// withDefaults returns a copy that shares nothing changeable with cfg.
+func (cfg Config) withDefaults() Config {
+	if cfg.APIKeyHeader == "" {
+		cfg.APIKeyHeader = defaultHeader
+	}
+	if cfg.MaxTokenLength == 0 {
+		cfg.MaxTokenLength = defaultTokenLength
+	}
+	if cfg.CacheEntries == 0 {
+		cfg.CacheEntries = defaultCacheEntries
+	}
+	if cfg.CacheTTL == 0 {
+		cfg.CacheTTL = defaultCacheTTL
+	}
+	cfg.APIKeyScopes = slices.Clone(cfg.APIKeyScopes)
+	cfg.Issuers = slices.Clone(cfg.Issuers)
+	for i := range cfg.Issuers {
+		is := &cfg.Issuers[i]
+		if is.AudienceClaim == "" {
+			is.AudienceClaim = "aud"
+		}
+		is.Audience = slices.Clone(is.Audience)
+		is.Algorithms = slices.Clone(is.Algorithms)
+		is.RequiredScopes = slices.Clone(is.RequiredScopes)
+		types := is.TokenTypes
+		if types == nil {
+			types = []string{"JWT", "at+jwt", ""}
+		}
+		is.TokenTypes = make([]string, len(types))
+		for j, t := range types {
+			is.TokenTypes[j] = mediaType(t)
+		}
+	}
+	return cfg
+}
+
+// faults collects what is wrong with a configuration.
+type faults []error
+
+func (f *faults) add(format string, args ...any) {
+	*f = append(*f, fmt.Errorf("auth: "+format, args...))
+}
+
+// validate reports every fault of cfg, which has its defaults.
+func (cfg *Config) validate() error {
+	var f faults
+	if len(cfg.Issuers) == 0 && cfg.APIKeys == nil {
+		f.add("Config.Issuers or Config.APIKeys is required")
+	}
+	if !isToken(cfg.APIKeyHeader) || strings.EqualFold(cfg.APIKeyHeader, "Authorization") || gatemesh.CarriesIdentity(cfg.APIKeyHeader) {
+		f.add("Config.APIKeyHeader %q is not the name of a header field for API keys", cfg.APIKeyHeader)
+	}
+	checkScopes(&f, "Config.APIKeyScopes", cfg.APIKeyScopes)
+	checkRange(&f, "Config.MaxTokenLength", cfg.MaxTokenLength, 1, maxTokenLength)
+	checkRange(&f, "Config.CacheEntries", cfg.CacheEntries, 1, maxCacheEntries)
+	checkRange(&f, "Config.CacheTTL", cfg.CacheTTL, 1, maxCacheTTL)
+	if strings.ContainsFunc(cfg.Realm, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' }) {
+		f.add("Config.Realm must be printable ASCII without quotes and backslashes")
+	}
+	for i := range cfg.Issuers {
+		is := &cfg.Issuers[i]
+		is.validate(&f, fmt.Sprintf("Config.Issuers[%d]", i))
+		if slices.ContainsFunc(cfg.Issuers[:i], func(o Issuer) bool { return o.Issuer == is.Issuer }) {
+			f.add("Config.Issuers[%d].Issuer %q is there twice", i, is.Issuer)
+		}
+	}
+	return errors.Join(f...)
+}
+
+func (is *Issuer) validate(f *faults, at string) {
+	if is.Issuer == "" {
+		f.add("%s.Issuer is required", at)
+	}
+	if len(is.Audience) == 0 {
+		f.add("%s.Audience is required", at)
+	} else if slices.Contains(is.Audience, "") {
+		f.add("%s.Audience contains an empty string", at)
+	}
+	checkRange(f, at+".Leeway", is.Leeway, 0, maxLeeway)
+	checkScopes(f, at+".RequiredScopes", is.RequiredScopes)
+	if len(is.TokenTypes) == 0 {
+		f.add("%s.TokenTypes is empty; leave it nil for the default", at)
+	}
+	if len(is.Algorithms) == 0 {
+		f.add("%s.Algorithms is required", at)
+	}
+	symmetric := 0
+	for _, alg := range is.Algorithms {
+		if methods[alg] == nil {
+			f.add("%s.Algorithms: %q is not supported", at, alg)
+		}
+		if isSymmetric(alg) {
+			symmetric++
+		}
+	}
+	if symmetric > 0 && symmetric < len(is.Algorithms) {
+		f.add("%s.Algorithms mixes symmetric and asymmetric algorithms", at)
+	}
+	switch keys := is.Keys.(type) {
+	case nil:
+		f.add("%s.Keys is required", at)
+	case *JWKS:
+		if keys == nil {
+			f.add("%s.Keys is required", at)
+		} else if symmetric > 0 {
+			f.add("%s.Keys: symmetric algorithms need StaticKeys; secrets are not published in a JWKS", at)
+		}
+	case *Keys:
+		if keys == nil {
+			f.add("%s.Keys is required", at)
+			return
+		}
+		for _, k := range keys.list {
+			if k.symmetric() != (symmetric > 0) {
+				f.add("%s.Keys: key %q is of another kind than the algorithms", at, k.id)
+			} else if !slices.ContainsFunc(is.Algorithms, k.fits) {
+				f.add("%s.Keys: key %q fits none of the algorithms", at, k.id)
+			}
+		}
+	}
+}
+
+func checkRange[T int | time.Duration](f *faults, field string, v, low, high T) {
+	if v < low || v > high {
+		f.add("%s %v is not between %v and %v", field, v, low, high)
+	}
+}
+
+func checkScopes(f *faults, field string, scopes []string) {
+	if scopes != nil && len(scopes) == 0 {
+		f.add("%s is empty; leave it nil to require none", field)
+	}
+	for _, s := range scopes {
+		if !validScope(s) {
+			f.add("%s: %q is not a scope", field, s)
+		}
+	}
+}
+
+// validScope reports whether s is a scope-token (RFC 6749 §3.3).
+func validScope(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' })
+}
+
+// isToken reports whether s is a token (RFC 9110 §5.6.2) of sensible length.
+func isToken(s string) bool {
+	return s != "" && len(s) <= 64 &&
+		strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") == ""
+}
+
+// mediaType returns a typ value in the form in which they are compared.
+func mediaType(typ string) string {
+	return strings.TrimPrefix(strings.ToLower(typ), "application/")
+}

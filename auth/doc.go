@@ -1,0 +1,39 @@
+// Package auth says who calls from outside: it verifies bearer tokens (JWT,
+// RFC 7519, presented as RFC 6750 §2.1 says) and API keys, and puts a
+// [gatemesh.Principal] on the call.
+//
+//	keys := gatemesh.Must(auth.NewJWKS(auth.JWKSConfig{URL: "https://idp.example/jwks"}))
+//	defer keys.Close()
+//	who := gatemesh.Must(auth.New(auth.Config{Issuers: []auth.Issuer{{
+//		Issuer: "https://idp.example", Audience: []string{"orders"}, Algorithms: []string{"RS256"}, Keys: keys,
+//	}}}))
+//
+// # What is accepted
+//
+// One credential a call, from a header field. Two of them are refused, and so
+// is one beside a query parameter that looks like another: which of them
+// counted would be our choice and not the caller's.
+//
+// A token has three segments of strict base64url, so that it has one spelling.
+// Its JSON has no duplicate names, its registered names are spelled exactly,
+// and it has an expiry. The issuer is chosen by iss, byte for byte, and from
+// then on only that issuer's algorithms, keys and audiences count. Algorithms
+// are a required list and every key is bound to the ones it is made for, so a
+// public key is never used as an HMAC secret. golang-jwt checks the signature
+// and nothing else: its own checks of claims are optional, match names in any
+// case and let one token be spelled in several ways.
+//
+// # When the issuer is away
+//
+// Keys are fetched in the background. If that fails, the last good set is used
+// until [JWKSConfig.MaxStale]; after that, and for keys that we do not have,
+// tokens are refused with 401 at once. These refusals carry a plain
+// WWW-Authenticate field without error="invalid_token", so that clients keep
+// their tokens. Nothing ever passes because a key could not be had.
+//
+// # What is remembered
+//
+// A verified token is remembered for [Config.CacheTTL], and never beyond its
+// expiry, the configuration that it was judged by, or the presence of its
+// signing key in the issuer's key set. Refusals are not remembered.
+package auth

@@ -1,0 +1,70 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+)
+
+var errTooLong = errors.New("document is longer than MaxBody")
+
+// httpGet returns how to fetch a document, and what to do when it is done for good.
+func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
+	client, idle := http.Client{}, func() {}
+	if cfg.Client != nil {
+		client = *cfg.Client
+	} else {
+		t := &http.Transport{
+			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 1,
+			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
+		}
+		client.Transport, idle = t, t.CloseIdleConnections
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return func(ctx context.Context) ([]byte, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.URL, nil)
+		if err != nil {
+			return nil, errors.New("URL is invalid")
+		}
+		req.Header.Set("Accept", "application/jwk-set+json, application/json")
+		resp, err := client.Do(req)
+		if err != nil {
+			var u *url.Error
+			if errors.As(err, &u) {
+				err = u.Err // without the URL, whose query may be secret
+			}
+			return nil, err
+		}
+		defer func() { _ = resp.Body.Close() }() // the document is read or given up
+		if resp.StatusCode != http.StatusOK {
+			return nil, fmt.Errorf("status is %d", resp.StatusCode)
+		}
+		return readAll(resp.Body, cfg.MaxBody)
+	}, idle
+}
+
+// readFile returns how to read a document. The path is followed anew each
+// time, through the symbolic links that Kubernetes swaps.
+func readFile(path string, limit int64) func(context.Context) ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }() // only read
+		return readAll(f, limit)
+	}
+}
+
+func readAll(r io.Reader, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = errTooLong
+	}
+	return data, err
+}
