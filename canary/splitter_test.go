@@ -1,0 +1,470 @@
+package canary_test
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/canary"
+)
+
+func TestZeroConfig(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "")
+	adm, err := s.Admit(t.Context(), call(t))
+	require.NoError(t, err)
+	assert.Equal(t, gatemesh.Admission{}, adm, "a service without a split is left alone")
+}
+
+func TestPX01_Shares(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name    string
+		salt    string
+		weights []uint32
+		want    []float64 // in percent, by version
+	}{
+		{"90/10", "", []uint32{90, 10}, []float64{90, 10}},
+		{"90/10 other salt", "blue", []uint32{90, 10}, []float64{90, 10}},
+		{"90/10 long salt", "d41d8cd98f00b204e9800998ecf8427e", []uint32{90, 10}, []float64{90, 10}},
+		{"sum is not 100", "", []uint32{9, 1}, []float64{90, 10}},
+		{"large weights", "", []uint32{4_000_000_000, 4_000_000_000}, []float64{50, 50}},
+		{"0/100", "", []uint32{0, 100}, []float64{0, 100}},
+		{"100/0", "", []uint32{100, 0}, []float64{100, 0}},
+		{"three", "", []uint32{80, 15, 5}, []float64{80, 15, 5}},
+		{"four with a zero", "", []uint32{70, 0, 20, 10}, []float64{70, 0, 20, 10}},
+		{"one", "", []uint32{0}, []float64{100}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const n = 100_000
+			s := newSplitter(t, tt.salt, weighted(tt.weights...))
+			count := map[string]int{}
+			for i := range n {
+				count[version(t, s, call(t, as(fmt.Sprintf("user-%d", i))))]++
+			}
+			for i, want := range tt.want {
+				got := 100 * float64(count[fmt.Sprintf("v%d", i+1)]) / n
+				if want == 0 || want == 100 {
+					assert.Equal(t, want, got, "v%d", i+1)
+				}
+				assert.InDelta(t, want, got, 0.5, "v%d", i+1)
+			}
+		})
+	}
+}
+
+// TestPX01_SmallPopulation: whom a hash picks of 2,000 users is a matter of
+// chance, one point to either side being 1.5 standard deviations. What it must
+// not be is worse than chance.
+func TestPX01_SmallPopulation(t *testing.T) {
+	t.Parallel()
+	share := func(salt string) float64 {
+		s, n := newSplitter(t, salt, weighted(90, 10)), 0
+		for i := range 2000 {
+			if version(t, s, call(t, as(fmt.Sprintf("user-%d", i)))) == "v2" {
+				n++
+			}
+		}
+		return float64(n) / 20
+	}
+	assert.InDelta(t, 10, share(""), 1)
+	const salts = 50
+	squares := 0.0
+	for i := range salts {
+		d := share(fmt.Sprintf("salt-%d", i)) - 10
+		squares += d * d
+	}
+	deviation := math.Sqrt(squares / salts)
+	assert.InDelta(t, math.Sqrt(0.1*0.9/2000)*100, deviation, 0.2)
+}
+
+func TestPX01_Sticky(t *testing.T) {
+	t.Parallel()
+	a, b := newSplitter(t, "", weighted(50, 50)), newSplitter(t, "", weighted(50, 50))
+	for i := range 200 {
+		who := as(fmt.Sprintf("user-%d", i))
+		want := version(t, a, call(t, who))
+		assert.Equal(t, want, version(t, a, call(t, who, from("198.51.100.7"), with("User-Agent", "other"))),
+			"nothing but the user counts")
+		assert.Equal(t, want, version(t, b, call(t, who)), "replicas agree")
+	}
+}
+
+func TestPX01_WeightMoved(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(90, 10))
+	before := make([]string, 10_000)
+	for i := range before {
+		before[i] = version(t, s, call(t, as(fmt.Sprintf("user-%d", i))))
+	}
+	require.NoError(t, s.Update(canary.Config{Splits: []canary.Split{weighted(80, 20)}}))
+	moved := 0
+	for i := range before {
+		after := version(t, s, call(t, as(fmt.Sprintf("user-%d", i))))
+		if after != before[i] {
+			moved++
+			assert.Equal(t, "v2", after, "users move toward the canary alone")
+		}
+	}
+	assert.InDelta(t, 10, float64(moved)/100, 1)
+
+	require.NoError(t, s.Update(canary.Config{Splits: []canary.Split{weighted(90, 10)}}))
+	for i := range before {
+		assert.Equal(t, before[i], version(t, s, call(t, as(fmt.Sprintf("user-%d", i)))), "and back")
+	}
+}
+
+// virtualService is the split of the usual canary document.
+func virtualService() canary.Split {
+	s := weighted(90, 10)
+	s.Rules = append([]canary.Rule{{
+		Matches: []canary.Match{{Headers: []canary.HeaderMatch{{Name: "x-canary", Value: "true"}}}},
+		Targets: []canary.Target{{Service: "user-service", Namespace: "production", Subset: "v2"}},
+	}}, s.Rules...)
+	return s
+}
+
+func TestPX01_HeaderDecidesOnlyWhereARuleSaysSo(t *testing.T) {
+	t.Parallel()
+	plain, enabled := newSplitter(t, "", weighted(100, 0)), newSplitter(t, "", virtualService())
+	for _, name := range []string{"X-Canary", "X-Version", "X-Lane", "Cookie"} {
+		assert.Equal(t, "v1", version(t, plain, call(t, with(name, "true"))), name)
+	}
+	stable := as("user-0")
+	require.Equal(t, "v1", version(t, enabled, call(t, stable)))
+	assert.Equal(t, "v2", version(t, enabled, call(t, stable, with("X-Canary", "true"))))
+	assert.Equal(t, "v1", version(t, enabled, call(t, stable, with("X-Canary", "TRUE"))))
+	assert.Equal(t, "v1", version(t, enabled, call(t, stable, with("X-Canary", "true "))))
+	assert.Equal(t, "v1", version(t, enabled, call(t, stable, with("X-Canary", "true", "true"))), "repeated fields match nothing")
+	assert.Equal(t, "v1", version(t, enabled, call(t, stable, with("X-Canary", "true", "false"))))
+}
+
+func TestMatches(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", canary.Split{Service: "user-service", Namespace: "production", Rules: []canary.Rule{
+		{Matches: []canary.Match{
+			{Headers: []canary.HeaderMatch{{Name: "a", Value: "1"}, {Name: "b", Kind: canary.HeaderPrefix, Value: "x-"}}},
+			{Headers: []canary.HeaderMatch{{Name: "c", Kind: canary.HeaderPrefix}}},
+		}, Targets: []canary.Target{{Subset: "v2"}}},
+	}})
+	tests := []struct {
+		name   string
+		header map[string][]string
+		hit    bool
+	}{
+		{"both of the first", map[string][]string{"A": {"1"}, "B": {"x-y"}}, true},
+		{"one of the first", map[string][]string{"A": {"1"}}, false},
+		{"prefix wrong", map[string][]string{"A": {"1"}, "B": {"y-x-"}}, false},
+		{"second", map[string][]string{"C": {"anything"}}, true},
+		{"second, empty value", map[string][]string{"C": {""}}, true},
+		{"none", nil, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := call(t, func(in *gatemesh.CallInfo) { in.Header = tt.header })
+			adm, err := s.Admit(t.Context(), c)
+			if !tt.hit {
+				var d *gatemesh.Denial
+				require.ErrorAs(t, err, &d)
+				assert.Equal(t, gatemesh.NotFound, d.Code, "as in Istio, no rule is no service")
+				return
+			}
+			require.NoError(t, err)
+			assert.Equal(t, "v2", adm.Lane)
+		})
+	}
+}
+
+func TestDestination(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", canary.Split{Service: "user-service", Namespace: "production", Rules: []canary.Rule{{
+		Targets: []canary.Target{{Subset: "v2"}},
+	}}}, canary.Split{Service: "orders", Rules: []canary.Rule{{
+		Targets: []canary.Target{{Service: "orders-next", Namespace: "staging", Port: 9000}},
+	}}})
+	to := func(d gatemesh.Destination) callOption {
+		return func(in *gatemesh.CallInfo) { in.Destination = d }
+	}
+	tests := []struct {
+		name       string
+		from, want gatemesh.Destination
+	}{
+		{"the route's port is kept", users, gatemesh.Destination{Service: "user-service", Namespace: "production", Subset: "v2", Port: 8080}},
+		{"another port", gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 9090}, gatemesh.Destination{Service: "user-service", Namespace: "production", Subset: "v2", Port: 9090}},
+		{"no port", gatemesh.Destination{Service: "user-service", Namespace: "production"}, gatemesh.Destination{Service: "user-service", Namespace: "production", Subset: "v2"}},
+		{"another service", gatemesh.Destination{Service: "orders", Port: 8080}, gatemesh.Destination{Service: "orders-next", Namespace: "staging", Port: 9000}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			for range 2 {
+				adm, err := s.Admit(t.Context(), call(t, to(tt.from)))
+				require.NoError(t, err)
+				require.NotNil(t, adm.Destination)
+				assert.Equal(t, tt.want, *adm.Destination)
+				assert.Equal(t, tt.want.Subset, adm.Lane)
+			}
+		})
+	}
+	t.Run("another namespace has no split", func(t *testing.T) {
+		t.Parallel()
+		adm, err := s.Admit(t.Context(), call(t, to(gatemesh.Destination{Service: "user-service", Namespace: "staging"})))
+		require.NoError(t, err)
+		assert.Equal(t, gatemesh.Admission{}, adm)
+	})
+	t.Run("a subset of the route is final", func(t *testing.T) {
+		t.Parallel()
+		d := users
+		d.Subset = "v1"
+		adm, err := s.Admit(t.Context(), call(t, to(d)))
+		require.NoError(t, err)
+		assert.Equal(t, gatemesh.Admission{Lane: "v1"}, adm)
+	})
+}
+
+func TestUserKey(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(50, 50))
+	both := func(a, b []callOption, n int) (same int) {
+		for i := range n {
+			salted := func(in *gatemesh.CallInfo) { in.Destination.Port = uint16(i + 1) }
+			if version(t, s, call(t, append(a, salted)...)) == version(t, s, call(t, append(b, salted)...)) {
+				same++
+			}
+		}
+		return same
+	}
+	assert.Equal(t, 1, both([]callOption{from("2001:db8::1")}, []callOption{from("2001:db8::ffff:1")}, 1), "one /64")
+	assert.Equal(t, 1, both([]callOption{from("::ffff:192.0.2.9")}, []callOption{from("192.0.2.9")}, 1))
+
+	differ := func(name string, pair func(i int) (a, b callOption)) {
+		n := 0
+		for i := range 400 {
+			a, b := pair(i)
+			if version(t, s, call(t, a)) != version(t, s, call(t, b)) {
+				n++
+			}
+		}
+		assert.InDelta(t, 200, n, 60, name)
+	}
+	differ("/64s", func(i int) (a, b callOption) {
+		return from(fmt.Sprintf("2001:db8:0:%x::1", i)), from(fmt.Sprintf("2001:db8:1:%x::1", i))
+	})
+	differ("issuers", func(i int) (a, b callOption) {
+		who := func(iss string) callOption {
+			return func(in *gatemesh.CallInfo) {
+				in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: iss, Subject: fmt.Sprint(i)})
+			}
+		}
+		return who("a"), who("b")
+	})
+	differ("subject and consumer", func(i int) (a, b callOption) {
+		return as(fmt.Sprint(i)), func(in *gatemesh.CallInfo) {
+			in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Consumer: fmt.Sprint(i)})
+		}
+	})
+	differ("where one part ends", func(i int) (a, b callOption) {
+		who := func(iss, sub string) callOption {
+			return func(in *gatemesh.CallInfo) {
+				in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: iss, Subject: sub})
+			}
+		}
+		return who("a", fmt.Sprintf("b%d", i)), who("ab", fmt.Sprint(i))
+	})
+	differ("requests without an address", func(int) (a, b callOption) {
+		none := func(in *gatemesh.CallInfo) { in.RemoteAddr = netip.AddrPort{} }
+		return none, none
+	})
+}
+
+func TestServicesDealDifferently(t *testing.T) {
+	t.Parallel()
+	orders := weighted(50, 50)
+	orders.Service = "orders"
+	s := newSplitter(t, "", weighted(50, 50), orders)
+	differ := 0
+	for i := range 400 {
+		who := as(fmt.Sprint(i))
+		if version(t, s, call(t, who)) != version(t, s, call(t, who, func(in *gatemesh.CallInfo) { in.Destination.Service = "orders" })) {
+			differ++
+		}
+	}
+	assert.InDelta(t, 200, differ, 60)
+}
+
+func TestOutboundCallsFollowTheirParent(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(50, 50))
+	for i := range 50 {
+		parent := call(t, as(fmt.Sprintf("user-%d", i)))
+		child := call(t, func(in *gatemesh.CallInfo) { in.Parent = parent })
+		assert.Equal(t, version(t, s, parent), version(t, s, child))
+	}
+}
+
+func TestCarriedLane(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(100, 0), canary.Split{Service: "orders", Rules: []canary.Rule{{Targets: targets(99, 1)}}})
+	orders := func(in *gatemesh.CallInfo) { in.Destination = gatemesh.Destination{Service: "orders"} }
+	for i := range 50 {
+		who := as(fmt.Sprintf("user-%d", i))
+		assert.Equal(t, "v2", version(t, s, call(t, who, orders, lane("v2"))), "the lane goes before the weights")
+		assert.Equal(t, "v1", version(t, s, call(t, who, lane("v2"))), "a version without weight is never chosen")
+		assert.Equal(t, "v1", version(t, s, call(t, who, lane("v9"))), "an unknown lane means nothing")
+	}
+}
+
+func TestBackends(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(0, 1))
+	backends := []gatemesh.WeightedDestination{
+		{Destination: users, Weight: 80},
+		{Destination: gatemesh.Destination{Service: "user-service-next", Subset: "blue"}, Weight: 20},
+		{Destination: gatemesh.Destination{Service: "drained"}},
+	}
+	count, other := map[string]int{}, 0
+	for i := range 20_000 {
+		who := as(fmt.Sprintf("user-%d", i))
+		adm, err := s.Admit(t.Context(), call(t, who, route("r", backends...)))
+		require.NoError(t, err)
+		again, err := s.Admit(t.Context(), call(t, who, route("r", backends...)))
+		require.NoError(t, err)
+		require.Equal(t, adm, again)
+		count[adm.Destination.String()+" "+adm.Lane]++
+		elsewhere, err := s.Admit(t.Context(), call(t, who, route("r2", backends...)))
+		require.NoError(t, err)
+		if elsewhere.Destination.Service != adm.Destination.Service {
+			other++
+		}
+	}
+	require.Len(t, count, 2)
+	assert.InDelta(t, 16_000, count["user-service.production/v2:8080 v2"], 300, "the chosen backend's split applies")
+	assert.InDelta(t, 4_000, count["user-service-next/blue blue"], 300)
+	assert.InDelta(t, 2*0.8*0.2*20_000, other, 400, "routes deal the same users differently")
+
+	_, err := s.Admit(t.Context(), call(t, route("r", backends[2])))
+	var d *gatemesh.Denial
+	require.ErrorAs(t, err, &d)
+	assert.Equal(t, gatemesh.Internal, d.Code)
+}
+
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	at := func(line int) gatemesh.Position { return gatemesh.Position{File: "vs.yaml", Line: line} }
+	_, err := canary.New(canary.Config{Splits: []canary.Split{
+		{Position: at(1), Service: "a", Namespace: "n"},
+		{Position: at(2), Service: "a", Namespace: "n"},
+		{Position: at(3), Service: "b", Rules: []canary.Rule{
+			{Position: at(4)},
+			{Position: at(5), Targets: targets(0, 0)},
+			{Targets: []canary.Target{{Namespace: "x", Weight: 1}}, Matches: []canary.Match{
+				{},
+				{Headers: []canary.HeaderMatch{{}, {Name: "a b"}, {Name: "host"}, {Name: "x-gatemesh-identity"}, {Name: "k", Kind: 9}}},
+			}},
+		}},
+		{Rules: []canary.Rule{{Targets: targets(1)}}},
+	}})
+	require.EqualError(t, err, `canary: vs.yaml:1: Config.Splits[0].Rules is required
+canary: vs.yaml:2: Config.Splits[1]: service a.n has a split already, Config.Splits[0]
+canary: vs.yaml:4: Config.Splits[2].Rules[0].Targets is required
+canary: vs.yaml:5: Config.Splits[2].Rules[1].Targets: the weights must not all be 0
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[0].Headers is required
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[1].Headers[0].Name is required
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[1].Headers[1].Name "a b" is not the name of a header field
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[1].Headers[2].Name is Host, which no match ever sees
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[1].Headers[3].Name is X-Gatemesh-Identity, which no match ever sees
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Matches[1].Headers[4].Kind 9 is unknown
+canary: vs.yaml:3: Config.Splits[2].Rules[2].Targets[0].Namespace must be empty without a Service
+canary: Config.Splits[3].Service is required`)
+}
+
+func TestUpdateKeepsTheOldOnError(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(0, 1))
+	require.Error(t, s.Update(canary.Config{Splits: []canary.Split{weighted(0, 0)}}))
+	assert.Equal(t, "v2", version(t, s, call(t)))
+}
+
+func TestConfigIsCopied(t *testing.T) {
+	t.Parallel()
+	split := virtualService()
+	split.Rules[1].Targets = targets(1, 0)
+	s := newSplitter(t, "", split)
+	split.Rules[0].Matches[0].Headers[0] = canary.HeaderMatch{Name: "Y", Value: "1"}
+	split.Rules[0].Targets[0].Subset = "v7"
+	split.Rules[1].Targets[0] = canary.Target{Subset: "v8"}
+	assert.Equal(t, "v2", version(t, s, call(t, with("X-Canary", "true"))))
+	assert.Equal(t, "v1", version(t, s, call(t, with("Y", "1"))))
+}
+
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(50, 50))
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 500 {
+				c := call(t, as(fmt.Sprint(i)), func(in *gatemesh.CallInfo) { in.Destination.Port = uint16(1 + i%7) })
+				adm, err := s.Admit(t.Context(), c)
+				assert.NoError(t, err)
+				assert.Equal(t, uint16(1+i%7), adm.Destination.Port)
+				if g == 0 && i%10 == 0 {
+					assert.NoError(t, s.Update(canary.Config{Splits: []canary.Split{weighted(50, uint32(50+i))}}))
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestLayer(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "")
+	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
+	giver := func(f gatemesh.Fact) gatemesh.Layer {
+		return gatemesh.Layer{Name: string(f), Gives: []gatemesh.Fact{f}, Gate: gatemesh.GateFunc(nil)}
+	}
+	_, err := gatemesh.NewChain(entry, s.Layer())
+	require.Error(t, err, "a split needs a route")
+	_, err = gatemesh.NewChain(entry, giver(gatemesh.FactRoute), giver(gatemesh.FactPrincipal), giver(gatemesh.FactPolicy), s.Layer())
+	require.NoError(t, err)
+	for _, f := range []gatemesh.Fact{gatemesh.FactPrincipal, gatemesh.FactPolicy} {
+		_, err = gatemesh.NewChain(entry, giver(gatemesh.FactRoute), s.Layer(), giver(f))
+		require.ErrorContains(t, err, string(f))
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	s := newSplitter(t, "", virtualService())
+	backends := []gatemesh.WeightedDestination{{Destination: users, Weight: 1}, {Destination: users, Weight: 1}}
+	for name, c := range map[string]*gatemesh.Call{
+		"by subject": call(t, as("user-1")),
+		"by address": call(t),
+		"by header":  call(t, with("X-Canary", "true")),
+		"backends":   call(t, as("user-1"), route("r", backends...)),
+	} {
+		ctx := t.Context()
+		assert.Zero(t, testing.AllocsPerRun(100, func() { _, _, _ = s.AdmitCached(ctx, c) }), name)
+	}
+}
+
+// BenchmarkAdmit prints what a decision costs; CI bounds its allocations in
+// TestAllocations.
+func BenchmarkAdmit(b *testing.B) {
+	s := newSplitter(b, "", virtualService())
+	c := call(b, as("user-1"))
+	ctx := b.Context()
+	b.ReportAllocs()
+	for b.Loop() {
+		_, _ = s.Admit(ctx, c)
+	}
+}

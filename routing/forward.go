@@ -1,0 +1,110 @@
+package routing
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// rewrite makes the request to the upstream. ReverseProxy has removed the
+// hop-by-hop fields and those that are made anew here.
+func rewrite(pr *httputil.ProxyRequest) {
+	d := dispatchFrom(pr.In.Context())
+	u := pr.Out.URL
+	u.Scheme, u.Host = d.upstream.scheme, d.upstream.host
+	// ReverseProxy drops parameters that net/url cannot parse, but policies
+	// and upstreams are to see the same query.
+	u.RawQuery = pr.In.URL.RawQuery
+	forwarding(pr.In, pr.Out.Header, d.call)
+}
+
+// forwarding sets the fields that say whom and what the request came from.
+// Entry has dropped those of callers that are not trusted.
+func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
+	remote := c.RemoteAddr().Addr().Unmap().WithZone("")
+	var chain, forwarded []string
+	host := in.Host
+	if c.Trusted() {
+		chain, forwarded = in.Header["X-Forwarded-For"], in.Header["Forwarded"]
+		if first, ok := c.Header().Only("X-Forwarded-Host"); ok {
+			host = first // the one that the client asked for
+		}
+	}
+	if remote.IsValid() { // not on a Unix socket
+		chain = append(chain[:len(chain):len(chain)], remote.String())
+	}
+	if len(chain) > 0 {
+		h.Set("X-Forwarded-For", strings.Join(chain, ", "))
+	}
+	h.Set("X-Forwarded-Host", host)
+	h.Set("X-Forwarded-Proto", c.Scheme())
+	if len(forwarded) > 0 {
+		h.Set("Forwarded", strings.Join(forwarded, ", ")+", "+forwardedElement(remote, in))
+	}
+}
+
+// forwardedElement describes this hop as in RFC 7239 §4.
+func forwardedElement(remote netip.Addr, in *http.Request) string {
+	node := "unknown"
+	switch {
+	case remote.Is4():
+		node = remote.String()
+	case remote.Is6():
+		node = `"[` + remote.String() + `]"`
+	}
+	proto := "http"
+	if in.TLS != nil {
+		proto = "https"
+	}
+	return "for=" + node + `;host="` + in.Host + `";proto=` + proto
+}
+
+// isWebsocket reports whether r is a websocket handshake as RFC 6455 §4.1
+// describes it, and no attempt at another protocol beside it.
+func isWebsocket(r *http.Request) bool {
+	return r.Method == http.MethodGet && r.ProtoMajor == 1 && r.ProtoMinor >= 1 &&
+		only(r.Header, "Upgrade", "websocket") && only(r.Header, "Sec-Websocket-Version", "13") &&
+		len(r.Header["Sec-Websocket-Key"]) == 1 && r.Header["Http2-Settings"] == nil
+}
+
+func only(h http.Header, name, value string) bool {
+	v := h[name]
+	return len(v) == 1 && strings.EqualFold(v[0], value)
+}
+
+// withoutUpgrade returns h without what asks for another protocol. It copies h
+// only if there is such a thing.
+func withoutUpgrade(h http.Header) http.Header {
+	if h["Upgrade"] == nil && h["Http2-Settings"] == nil {
+		return h
+	}
+	h = maps.Clone(h)
+	delete(h, "Upgrade")
+	delete(h, "Http2-Settings")
+	return h
+}
+
+// send carries out the request through the outbound gates. It keeps our own
+// response fields ours: an identity that the upstream echoes is not for the
+// client, and a 101 is not written by the chain's response writer, which sets
+// the request id on all others.
+func send(req *http.Request) (*http.Response, error) {
+	d := dispatchFrom(req.Context())
+	resp, err := d.table.outbound.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	for name := range resp.Header {
+		if gatemesh.CarriesIdentity(name) {
+			delete(resp.Header, name)
+		}
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Header.Set(gatemesh.RequestIDHeader, d.call.RequestID())
+	}
+	return resp, nil
+}

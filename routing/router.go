@@ -1,0 +1,101 @@
+package routing
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Router is a route table and the proxy behind it; see [New]. Its zero value
+// is not usable. It is safe for concurrent use.
+type Router struct {
+	table     atomic.Pointer[table]
+	transport *ownTransport
+	proxy     *proxy
+}
+
+// New returns a Router for cfg. It reports every fault at once, each with the
+// position of the route or subset it was found in.
+func New(cfg Config) (*Router, error) {
+	r := &Router{transport: newTransport()}
+	r.proxy = newProxy(r)
+	if err := r.Update(cfg); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Update replaces the whole configuration for the calls that are matched from
+// now on; calls that were matched before are dispatched as they were. If cfg is
+// invalid, the old configuration stays. Idle connections to upstreams are kept.
+func (r *Router) Update(cfg Config) error {
+	t, err := compile(r, cfg)
+	if err != nil {
+		return err
+	}
+	r.table.Store(t)
+	return nil
+}
+
+// Close closes the idle connections of the transport that upstreams without
+// one of their own share. Call it when the proxy serves no more.
+func (r *Router) Close() error {
+	r.transport.close()
+	return nil
+}
+
+var denyNoRoute = gatemesh.Deny(gatemesh.NotFound, "no_route", "No route matches the request.")
+
+// Admit stamps the route of c by the precedence of the Gateway API, in which a
+// tie is decided before the next criterion is looked at:
+//
+//  1. an exact hostname, the longest matching wildcard, no hostname;
+//  2. an exact path, the longest matching prefix;
+//  3. a match that names the method;
+//  4. the match with the most header fields;
+//  5. the route that stands first in [Config.Routes].
+//
+// If only one backend of the route has a weight, Admit stamps it as the
+// destination. No match, and a host that no route knows, are NotFound.
+//
+// The time it takes does not depend on the number of routes, but for those
+// with the same hostname and the same path, which are tried one by one.
+func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+	rule := r.table.Load().match(c)
+	if rule == nil {
+		return gatemesh.Admission{}, denyNoRoute
+	}
+	return gatemesh.Admission{Route: &rule.route, Destination: rule.only}, nil
+}
+
+// AdmitCached is [Router.Admit], which never waits.
+func (r *Router) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
+	adm, err = r.Admit(ctx, c)
+	return adm, true, err
+}
+
+// Serves reports whether some upstream serves d, for checking a split or
+// another layer that chooses destinations when it is configured.
+func (r *Router) Serves(d gatemesh.Destination) bool { return r.table.Load().places.find(d) != nil }
+
+// Layer returns the Router's place in a [gatemesh.Chain]: anywhere, and before
+// everything that differs by route.
+func (r *Router) Layer() gatemesh.Layer {
+	return gatemesh.Layer{Name: "route", Gives: []gatemesh.Fact{gatemesh.FactRoute}, Gate: r}
+}
+
+// Handler matches requests before next, without a [gatemesh.Chain].
+func (r *Router) Handler(next http.Handler) http.Handler {
+	return gatemesh.GateHandler(r.Layer(), observer{r})(next)
+}
+
+// observer passes events to whom the current configuration names.
+type observer struct{ router *Router }
+
+func (o observer) Observe(ctx context.Context, e gatemesh.Event) {
+	if to := o.router.table.Load().observer; to != nil {
+		to.Observe(ctx, e)
+	}
+}
