@@ -91,7 +91,10 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 	}
 	if c := e.Call; c != nil {
 		attrs = append(attrs, slog.String("request_id", c.requestID), slog.String("method", c.method),
-			slog.String("host", c.host), slog.String("path", cut(c.path, maxLogged)), slog.String("client", c.client.String()))
+			slog.String("host", c.host), slog.String("path", cut(c.path, maxLogged)))
+		if c.client.IsValid() {
+			attrs = append(attrs, slog.String("client", c.client.String()))
+		}
 		if c.peer != nil {
 			attrs = append(attrs, slog.String("peer", c.peer.ID()))
 		}

@@ -249,6 +249,13 @@ func (x *Exchange) report(ctx context.Context, layer string, err error, d *Denia
 	}
 }
 
+// over reports whether the call has ended.
+func (x *Exchange) over() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.finished
+}
+
 // refusal returns the latest refusal, or nil.
 func (x *Exchange) refusal() *Denial {
 	x.mu.Lock()

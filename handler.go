@@ -196,8 +196,9 @@ type gateHandler struct {
 
 func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchangeFrom(r.Context())
-	if x == nil || len(x.gates) != len(h.chain.gates) || &x.gates[0] != &h.chain.gates[0] {
-		// A middleware replaced the request's context.
+	if x == nil || len(x.gates) != len(h.chain.gates) || &x.gates[0] != &h.chain.gates[0] || x.over() {
+		// A middleware replaced the request's context, maybe by that of
+		// another call, whose consents are not for this one.
 		s := h.chain.entry.state.Load()
 		observe(r.Context(), s.Observer, Event{Kind: EventFault, Layer: h.chain.gates[h.upto-1].Name, Message: "no call in the request's context"})
 		WriteDenial(w, r, errNoCall)
@@ -221,7 +222,7 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			x := exchangeFrom(r.Context())
-			if x == nil || x.call.outbound {
+			if x == nil || x.call.outbound || x.over() {
 				observe(r.Context(), o, Event{Kind: EventFault, Layer: l.Name, Message: "no call in the request's context"})
 				WriteDenial(w, r, errNoCall)
 				return

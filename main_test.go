@@ -50,7 +50,9 @@ func (r *recorder) outcome(t *testing.T) gatemesh.Outcome {
 
 func entry(cfg gatemesh.EntryConfig) *gatemesh.Entry { return gatemesh.Must(gatemesh.NewEntry(cfg)) }
 
-func gate(name string, f gatemesh.GateFunc) gatemesh.Layer { return gatemesh.Layer{Name: name, Gate: f} }
+func gate(name string, f gatemesh.GateFunc) gatemesh.Layer {
+	return gatemesh.Layer{Name: name, Gate: f}
+}
 
 // admits is a gate that answers every call with adm.
 func admits(name string, adm gatemesh.Admission) gatemesh.Layer {

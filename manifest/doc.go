@@ -1,0 +1,38 @@
+// Package manifest reads Gateway API and Istio YAML and hands typed
+// configuration to routing, canary and auth/policy.
+//
+//	set := gatemesh.Must(manifest.LoadDir("manifests"))
+//	router := gatemesh.Must(routing.New(routing.Config{Routes: set.Routes(), Subsets: set.Subsets(), Upstreams: upstreams}))
+//	split := gatemesh.Must(canary.New(canary.Config{Splits: set.Splits()}))
+//	rules := gatemesh.Must(policy.New(policy.Config{Workload: self, Policies: set.Policies(), Unselected: policy.Deny}))
+//
+// # What is read
+//
+// Gateway and HTTPRoute (gateway.networking.k8s.io), VirtualService and
+// DestinationRule (networking.istio.io), AuthorizationPolicy
+// (security.istio.io). FIELDS.md beside this file lists every field.
+//
+// Whatever is not supported is an error with file, line and field, never
+// ignored: an unknown field or kind, a value of another type, a field twice,
+// null, an empty list, anchors and tags. So is a reference to something that
+// is not there, and what loads but can have no effect or more effect than it
+// says, such as a DENY policy without rules. Not read, because it changes
+// nothing, are status, labels, the cluster's own metadata, and annotations but
+// those of Istio, Kong and the Gateway API, which are refused.
+//
+// # Where one server differs from a cluster
+//
+// A set describes one server: it has at most one Gateway, whose class does not
+// matter. The server terminates TLS with certificates from its own
+// configuration. Its ports and listeners share one route table; manifests that
+// need more than that are refused.
+//
+// A VirtualService applies wherever a client of the mesh calls its host, the
+// gateway's upstream side included. In Istio an ingress gateway would need the
+// VirtualService to name it.
+//
+// A host of an Istio document that has no dots is a service of the document's
+// own namespace. Others are written in full, as
+// NAME.NAMESPACE.svc.cluster.local; Istio would take a name with some dots for
+// one outside the cluster.
+package manifest

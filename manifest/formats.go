@@ -1,0 +1,81 @@
+package manifest
+
+import (
+	"net/netip"
+	"regexp"
+	"strings"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// formatNames describes the formats of the tag check.
+var formatNames = map[string]string{
+	"label":     "DNS label (RFC 1123)",
+	"subdomain": "DNS name (RFC 1123)",
+	"hostname":  `host name, or "*." before one`,
+	"header":    "name of a header field",
+	"path":      "escaped, canonical path",
+	"rule":      "DNS name (RFC 1123), no number",
+	"domain":    "domain-prefixed path, or DNS name",
+}
+
+const dnsLabel = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
+
+var (
+	labelForm     = regexp.MustCompile(`^` + dnsLabel + `$`)
+	subdomainForm = regexp.MustCompile(`^` + dnsLabel + `(\.` + dnsLabel + `)*$`)
+	headerForm    = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_|~`-]+$")
+	pathForm      = regexp.MustCompile(`^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+$`)
+)
+
+// formatFault says what is wrong with a value of a format, or "".
+func formatFault(format, v string) string {
+	switch format {
+	case "label":
+		if len(v) > 63 || !labelForm.MatchString(v) {
+			return "is not a name of lower-case letters, digits and inner hyphens (at most 63)"
+		}
+	case "subdomain", "rule":
+		if !isSubdomain(v) {
+			return "is not a name of lower-case letters, digits, and inner hyphens and dots"
+		}
+		if format == "rule" && strings.Trim(v, "0123456789") == "" {
+			return "is a number, which is how rules without a name are called"
+		}
+	case "hostname":
+		name := strings.TrimPrefix(v, "*.")
+		if _, err := netip.ParseAddr(name); err == nil {
+			return "is an IP address; a hostname is required"
+		}
+		if !isSubdomain(name) {
+			return `is not a lower-case host name without port, nor "*." before one`
+		}
+	case "domain":
+		domain, _, _ := strings.Cut(v, "/")
+		if !isSubdomain(domain) {
+			return "is not a DNS name with or without a path"
+		}
+	case "header":
+		switch {
+		case !headerForm.MatchString(v):
+			return "is not the name of a header field"
+		case strings.EqualFold(v, "Host"):
+			return "is not matched as a header field; use hostnames or hosts"
+		case strings.EqualFold(v, "Connection"), gatemesh.CarriesIdentity(v):
+			return "is a header field that no match ever sees"
+		}
+	case "path":
+		if v[0] != '/' {
+			return "does not start with a slash"
+		}
+		if !pathForm.MatchString(v) {
+			return "contains a character that must be escaped"
+		}
+		if _, err := gatemesh.CanonicalPath(v, gatemesh.PathOptions{}); err != nil {
+			return "never matches: " + err.Error()
+		}
+	}
+	return ""
+}
+
+func isSubdomain(v string) bool { return len(v) <= 253 && subdomainForm.MatchString(v) }

@@ -1,0 +1,256 @@
+package manifest_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/auth/policy"
+	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/manifest"
+	"github.com/gatemesh-go/gatemesh/routing"
+)
+
+// A route is served under the hostnames that it and its listeners share, and
+// nowhere else.
+func TestAttach(t *testing.T) {
+	t.Parallel()
+	const (
+		all     = `{name: all, port: 443, protocol: HTTPS}`
+		plain   = `{name: plain, port: 80, protocol: HTTP}`
+		api     = `{name: api, port: 443, protocol: HTTPS, hostname: api.example.com}`
+		www     = `{name: www, port: 443, protocol: HTTPS, hostname: www.example.com}`
+		wild    = `{name: wild, port: 443, protocol: HTTPS, hostname: "*.example.com"}`
+		open    = `{name: open, port: 443, protocol: HTTPS, hostname: open.example.com, allowedRoutes: {namespaces: {from: All}}}`
+		ref     = `{name: g, namespace: production}`
+		refAPI  = `{name: g, namespace: production, sectionName: api}`
+		refWild = `{name: g, namespace: production, sectionName: wild}`
+		one     = "not supported by gatemesh: listener %s serves these hostnames too, does not take the route, and all listeners share one route table"
+	)
+	for name, tt := range map[string]struct {
+		namespace, listeners, refs, hostnames string
+		want                                  []string
+		err                                   string
+	}{
+		"every host":             {"", all, ref, ``, nil, ""},
+		"host of route":          {"", all, ref, `[a.example.com]`, []string{"a.example.com"}, ""},
+		"host of listener":       {"", api, ref, ``, []string{"api.example.com"}, ""},
+		"same":                   {"", api, ref, `[api.example.com]`, []string{"api.example.com"}, ""},
+		"wild listener":          {"", wild, ref, `[a.b.example.com]`, []string{"a.b.example.com"}, ""},
+		"wild route":             {"", api, ref, `["*.example.com"]`, []string{"api.example.com"}, ""},
+		"wild both":              {"", wild, ref, `["*.a.example.com"]`, []string{"*.a.example.com"}, ""},
+		"wild is not its parent": {"", wild, ref, `[example.com]`, nil, "no hostname of the route is one that Gateway production/g listens for"},
+		"suffix is no label":     {"", wild, ref, `[evilexample.com]`, nil, "no hostname of the route is one that Gateway production/g listens for"},
+		"two listeners":          {"", api + ", " + www, ref, ``, []string{"api.example.com", "www.example.com"}, ""},
+		"one of two":             {"", api + ", " + www, refAPI, ``, []string{"api.example.com"}, ""},
+		"two ports":              {"", all + ", " + plain, ref, `[a.example.com]`, []string{"a.example.com"}, ""},
+		"one of two ports":       {"", all + ", " + plain, `{name: g, namespace: production, sectionName: plain}`, `[a.example.com]`, nil, fmt.Sprintf(one, "all")},
+		"under another listener": {"", api + ", " + wild, refWild, ``, nil, fmt.Sprintf(one, "api")},
+		"over another listener":  {"", api + ", " + wild, refAPI, ``, nil, fmt.Sprintf(one, "wild")},
+		"beside it":              {"", api + ", " + wild, refWild, `[www.example.com]`, []string{"www.example.com"}, ""},
+		"both named":             {"", api + ", " + wild, refAPI + ", " + refWild, ``, []string{"*.example.com", "api.example.com"}, ""},
+		"other namespace":        {"other", open, ref, ``, []string{"open.example.com"}, ""},
+		"only where allowed":     {"other", open + ", " + api, ref, ``, []string{"open.example.com"}, ""},
+		"nowhere allowed":        {"other", api, ref, ``, nil, "Gateway production/g takes no routes of namespace other; its allowedRoutes must say from: All"},
+		"overlap forbidden":      {"other", open + ", " + wild, ref, ``, nil, fmt.Sprintf(one, "wild")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			namespace := "production"
+			if tt.namespace != "" {
+				namespace = tt.namespace
+			}
+			hostnames := ""
+			if tt.hostnames != "" {
+				hostnames = ", hostnames: " + tt.hostnames
+			}
+			set, err := manifest.Parse("a.yaml", []byte(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g, namespace: production}
+spec: {gatewayClassName: x, listeners: [`+tt.listeners+`]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: `+namespace+`}
+spec: {parentRefs: [`+tt.refs+`], rules: [{backendRefs: [{name: b, port: 1}]}]`+hostnames+`}
+`))
+			if tt.err != "" {
+				assert.Nil(t, set)
+				assert.EqualError(t, err, "a.yaml:10: HTTPRoute "+namespace+"/r: spec.parentRefs[0]: "+tt.err)
+				return
+			}
+			require.NoError(t, err)
+			routes := set.Routes()
+			require.Len(t, routes, 1)
+			assert.Equal(t, tt.want, routes[0].Hostnames)
+		})
+	}
+}
+
+func TestConversions(t *testing.T) {
+	t.Parallel()
+	set, err := manifest.Parse("a.yaml", []byte(`---
+# nothing here
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec: {gatewayClassName: x, listeners: [{name: all, port: 80, protocol: HTTP}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: g, kind: Gateway, group: gateway.networking.k8s.io, sectionName: all}]
+  rules:
+    - matches:
+        - {}
+        - path: {value: /a}
+        - path: {type: Exact, value: "/b%20c"}
+          method: POST
+          headers: [{name: x-a, value: b}, {type: Exact, name: x-c, value: "yes"}]
+      backendRefs:
+        - {name: one, port: 1}
+        - {name: two, port: 2, weight: 0, kind: Service, group: "", namespace: default}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v}
+spec:
+  hosts: [one, two.other.svc.cluster.local]
+  gateways: [mesh]
+  http:
+    - name: for people
+      match:
+        - headers: {x-a: {prefix: b}, x-b: {exact: c}}
+        - headers: {x-c: {exact: d}}
+      route: [{destination: {host: three.other.svc.cluster.local, port: {number: 8080}}}]
+    - route: [{destination: {host: one, subset: s}, weight: 100}]
+---
+apiVersion: networking.istio.io/v1beta1
+kind: DestinationRule
+metadata: {name: d, namespace: other}
+spec: {host: one.default.svc.cluster.local, subsets: [{name: s, labels: {a: "1"}}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-nothing}
+spec: {}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: allow-everything}
+spec: {action: ALLOW, rules: [{}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: deny}
+spec:
+  action: DENY
+  rules:
+    - from:
+        - source:
+            principals: [a/b]
+            notPrincipals: [a/c]
+            requestPrincipals: [a/d]
+            notRequestPrincipals: [a/e]
+            namespaces: [f]
+            notNamespaces: [g]
+            ipBlocks: [10.0.0.1]
+            notIpBlocks: [10.0.0.2]
+            remoteIpBlocks: [10.0.0.3]
+            notRemoteIpBlocks: [10.0.0.4]
+      to:
+        - operation:
+            hosts: [h]
+            notHosts: [i]
+            methods: [J]
+            notMethods: [K]
+            paths: [/l]
+            notPaths: [/m]
+            ports: ["1"]
+            notPorts: ["2"]
+...
+`))
+	require.NoError(t, err)
+	line := func(n int) gatemesh.Position { return gatemesh.Position{File: "a.yaml", Line: n} }
+
+	assert.Equal(t, []manifest.Listener{{Position: line(7), Name: "all", Port: 80}}, set.Listeners())
+	assert.Equal(t, []routing.Route{{
+		Name: "default/r/0", Position: line(15),
+		Matches: []routing.Match{
+			{Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/"}},
+			{Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/a"}},
+			{
+				Path: routing.PathMatch{Type: routing.PathExact, Value: "/b%20c"}, Method: "POST",
+				Headers: []routing.HeaderMatch{{Name: "x-a", Value: "b"}, {Name: "x-c", Value: "yes"}},
+			},
+		},
+		Backends: []gatemesh.WeightedDestination{
+			{Destination: gatemesh.Destination{Service: "one", Namespace: "default", Port: 1}, Weight: 1},
+			{Destination: gatemesh.Destination{Service: "two", Namespace: "default", Port: 2}},
+		},
+	}}, set.Routes())
+	rules := []canary.Rule{{
+		Position: line(32),
+		Matches: []canary.Match{
+			{Headers: []canary.HeaderMatch{{Name: "x-a", Kind: canary.HeaderPrefix, Value: "b"}, {Name: "x-b", Value: "c"}}},
+			{Headers: []canary.HeaderMatch{{Name: "x-c", Value: "d"}}},
+		},
+		Targets: []canary.Target{{Service: "three", Namespace: "other", Port: 8080, Weight: 100}},
+	}, {
+		Position: line(37),
+		Targets:  []canary.Target{{Service: "one", Namespace: "default", Subset: "s", Weight: 100}},
+	}}
+	assert.Equal(t, []canary.Split{
+		{Position: line(25), Service: "one", Namespace: "default", Rules: rules},
+		{Position: line(25), Service: "two", Namespace: "other", Rules: rules},
+	}, set.Splits())
+	assert.Equal(t, []routing.Subset{
+		{Position: line(42), Service: "one", Namespace: "default", Name: "s", Labels: map[string]string{"a": "1"}},
+	}, set.Subsets())
+	assert.Equal(t, []policy.Policy{
+		{Name: "allow-nothing", Namespace: "default", Position: line(44)},
+		{Name: "allow-everything", Namespace: "default", Position: line(49), Rules: []policy.Rule{{Position: line(52)}}},
+		{
+			Name: "deny", Namespace: "default", Position: line(54), Action: policy.ActionDeny,
+			Rules: []policy.Rule{{
+				Position: line(60),
+				From: []policy.Source{{
+					Position: line(62), Principals: []string{"a/b"}, NotPrincipals: []string{"a/c"},
+					RequestPrincipals: []string{"a/d"}, NotRequestPrincipals: []string{"a/e"},
+					Namespaces: []string{"f"}, NotNamespaces: []string{"g"},
+					IPBlocks: []string{"10.0.0.1"}, NotIPBlocks: []string{"10.0.0.2"},
+					RemoteIPBlocks: []string{"10.0.0.3"}, NotRemoteIPBlocks: []string{"10.0.0.4"},
+				}},
+				To: []policy.Operation{{
+					Position: line(74), Hosts: []string{"h"}, NotHosts: []string{"i"}, Methods: []string{"J"}, NotMethods: []string{"K"},
+					Paths: []string{"/l"}, NotPaths: []string{"/m"}, Ports: []string{"1"}, NotPorts: []string{"2"},
+				}},
+			}},
+		},
+	}, set.Policies())
+}
+
+// References to what has faults of its own are not reported as dangling.
+func TestNoFaultsThatFollow(t *testing.T) {
+	t.Parallel()
+	folder := mesh(t)
+	for file, change := range map[string][2]string{
+		gw: {"port: 443", "port: 0"},
+		dr: {"kind: DestinationRule", "kind: DestinationRul"},
+	} {
+		folder[file].Data = []byte(strings.Replace(string(folder[file].Data), change[0], change[1], 1))
+	}
+	_, err := manifest.LoadFS(folder)
+	require.Error(t, err)
+	lines := strings.Split(err.Error(), "\n")
+	require.Len(t, lines, 2, err)
+	assert.Contains(t, lines[0], dr+":3: kind: \"DestinationRul\"")
+	assert.Equal(t, gw+":14: "+inGW+"spec.listeners[0].port: 0 is not between 1 and 65535", lines[1])
+}

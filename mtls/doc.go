@@ -1,0 +1,31 @@
+// Package mtls knows who calls from inside: it verifies the workload at the
+// other end of a mutual-TLS connection by its SPIFFE id, with no sidecar.
+//
+// A [Source] says who we are and whom we trust, and may change its mind at any
+// time: [Files] follows PEM files, package devca is an authority in memory for
+// development and tests. [New] makes a [TLS] of a Source and an [Authorizer],
+// which says who may connect:
+//
+//	m := gatemesh.Must(mtls.New(mtls.Config{
+//		Source:    source,
+//		Authorize: gatemesh.Must(mtls.MemberOf("cluster.local")),
+//	}))
+//	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{Peer: m.Peer}))
+//	chain := gatemesh.Must(gatemesh.NewChain(entry, m.Layer()))
+//	server := &http.Server{Handler: chain.Handler(mux), TLSConfig: m.ServerConfig()}
+//
+// [TLS.Transport] is the other side: connections that are good for one callee
+// only. [Edge] is the front door, where callers have no SPIFFE id.
+//
+// # What is verified, and when
+//
+// In every handshake, resumed ones included: the chain against the bundle of
+// the peer's own trust domain and no other, the extended key usage, the rules
+// for leaves of X509-SVID §5.2, exactly one URI SAN with a strict SPIFFE id,
+// the validity, and the Authorizer. System roots are never used. Who fails
+// this gets no byte through.
+//
+// For every call on a live connection: validity and trust, by [TLS.Peer], and
+// the Authorizer, by the gate. On a stream that stays open, all of that once a
+// minute.
+package mtls
