@@ -179,24 +179,34 @@ func (o *options) buildManifests(b *built) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, l := range b.edge.Manifests.Listeners() {
+		if l.HTTPS != (o.tlsCert != "") {
+			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, HTTP takes neither", l.Position, l.Name))
+		}
+	}
 	for _, r := range b.edge.Manifests.Routes() {
 		for _, backend := range r.Backends {
 			d := backend.Destination
 			if !slices.ContainsFunc(b.edge.Upstreams, func(u routing.Upstream) bool {
-				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace)
+				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && (u.Port == 0 || u.Port == d.Port)
 			}) {
-				b.edge.Upstreams = append(b.edge.Upstreams, byDNS(d))
+				b.edge.Upstreams = append(b.edge.Upstreams, o.byDNS(d))
 			}
 		}
 	}
-	return nil
+	return err
 }
 
-// byDNS is where Kubernetes answers for a service.
-func byDNS(d gatemesh.Destination) routing.Upstream {
+// byDNS is where Kubernetes answers for a service: over TLS if we are a member
+// of the mesh.
+func (o *options) byDNS(d gatemesh.Destination) routing.Upstream {
+	scheme := "http"
+	if o.meshCert != "" {
+		scheme = "https"
+	}
 	return routing.Upstream{
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
-		URL: fmt.Sprintf("http://%s.%s.svc.cluster.local:%d", d.Service, d.Namespace, d.Port),
+		URL: fmt.Sprintf("%s://%s.%s.svc.cluster.local:%d", scheme, d.Service, d.Namespace, d.Port),
 	}
 }
 

@@ -184,6 +184,8 @@ func TestMistakes(t *testing.T) {
 		{"port taken", []string{"-upstream", "default=http://x", "-listen", taken.Addr().String()},
 			[]string{"serve: public: listen tcp " + taken.Addr().String() + ": bind: address already in use"}},
 		{"manifest field", []string{"-manifests", bad}, []string{"r.yaml:6:", "hostname"}},
+		{"listener without certificate", []string{"-manifests", "../platform/manifests"},
+			[]string{"gateway.yaml:11: listener https: HTTPS takes -tls-cert and -tls-key, HTTP takes neither"}},
 		{"all at once", []string{
 			"-manifests", missing, "-api-keys", missing, "-tls-cert", missing, "-tls-key", missing,
 			"-jwks", missing, "-identity-key", missing,
