@@ -34,9 +34,9 @@ var arrows = map[string][]string{
 // compile in, by prefix.
 var foreign = map[string][]string{
 	"auth":       {"github.com/golang-jwt/jwt/v5"},
-	"mtls":       {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
-	"mtls/devca": {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
-	"meshtest":   {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4"},
+	"mtls":       {"github.com/spiffe/go-spiffe/v2/"},
+	"mtls/devca": {"github.com/spiffe/go-spiffe/v2/"},
+	"meshtest":   {"github.com/spiffe/go-spiffe/v2/"},
 	"ratelimit":  {"golang.org/x/time/rate"},
 	"manifest":   {"go.yaml.in/yaml/v3"},
 	"grpcmesh":   {"google.golang.org/", "golang.org/x/"},

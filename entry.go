@@ -29,7 +29,8 @@ const maxReserved = 4
 type EntryConfig struct {
 	// Peer verifies who is at the other end of a TLS connection. It returns
 	// nil without error for a connection without a client certificate; an
-	// error refuses the call. Default: no call has a Peer.
+	// error refuses the call, as the [*Denial] that it is or with 401. Default:
+	// no call has a Peer.
 	Peer func(*tls.ConnectionState) (*Peer, error)
 	// TrustedProxies are the networks of proxies that overwrite
 	// X-Forwarded-For and X-Request-Id on every request. Behind any other
@@ -268,7 +269,7 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 	}
 	switch {
 	case peerErr != nil:
-		return changed, denyPeer.WithCause(peerErr)
+		return changed, peerDenial(peerErr)
 	case !validMethod(in.Method):
 		c.method = "INVALID"
 		return changed, denyMethod
@@ -288,6 +289,16 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 		return changed, denyHost.WithCause(err)
 	}
 	return changed, hostErr
+}
+
+// peerDenial is what EntryConfig.Peer says, if it is a Denial: it may have to
+// close the connection that the certificate belongs to.
+func peerDenial(err error) *Denial {
+	var d *Denial
+	if errors.As(err, &d) {
+		return d
+	}
+	return denyPeer.WithCause(err)
 }
 
 func (s *entryState) trusts(a netip.Addr) bool {

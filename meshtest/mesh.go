@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
@@ -74,6 +75,10 @@ func New(cfg Config) (*Mesh, error) {
 	return &Mesh{cfg: cfg, ca: ca, minter: minter, services: map[string][]*Service{}}, nil
 }
 
+// lifetime is that of the certificates. A mesh that is kept up is for a day's
+// work; nothing here outlives the process.
+const lifetime = 24 * time.Hour
+
 func issuer(trustDomain string) string { return "https://edge." + trustDomain }
 
 // CA returns the authority that signs the certificates of the mesh.
@@ -87,7 +92,7 @@ func (m *Mesh) Minter() *identity.Minter { return m.minter }
 // for spiffe://TRUSTDOMAIN/ns/NAMESPACE/sa/NAME and the label app=name.
 func (m *Mesh) Join(name string) (*Member, error) {
 	w := m.workload(name)
-	source, err := m.ca.Source(devca.WorkloadConfig{Workload: w})
+	source, err := m.ca.Source(devca.WorkloadConfig{Workload: w, Lifetime: lifetime})
 	if err != nil {
 		return nil, fmt.Errorf("meshtest: %s: %w", name, err)
 	}

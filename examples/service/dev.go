@@ -24,12 +24,12 @@ func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trus
 	if err != nil {
 		return t, err
 	}
-	source, err := ca.Source(devca.WorkloadConfig{Workload: self})
+	source, err := ca.Source(devca.WorkloadConfig{Workload: self, Lifetime: 24 * time.Hour})
 	if err != nil {
 		return t, err
 	}
 	caller := gatemesh.Workload{Name: "order-service", TrustDomain: self.TrustDomain, Namespace: self.Namespace, ServiceAccount: "order-service"}
-	order, err := ca.Source(devca.WorkloadConfig{Workload: caller})
+	order, err := ca.Source(devca.WorkloadConfig{Workload: caller, Lifetime: 24 * time.Hour})
 	if err != nil {
 		return t, err
 	}
