@@ -115,6 +115,17 @@ func (h Header) values(name string) []string {
 	if h.fields == nil {
 		return nil
 	}
+	if h.lower && len(name) <= 64 { // without allocating
+		var buf [64]byte
+		lower := buf[:len(name)]
+		for i := range lower {
+			lower[i] = name[i]
+			if c := name[i]; 'A' <= c && c <= 'Z' {
+				lower[i] += 'a' - 'A'
+			}
+		}
+		return h.fields[string(lower)]
+	}
 	return h.fields[h.key(name)]
 }
 

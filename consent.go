@@ -13,7 +13,8 @@ type consents struct {
 	until atomic.Int64 // earliest end, see nanos; 0 is never
 	mu    sync.Mutex   // guards what follows; held while gates renew
 	all   []consent
-	ended *Denial // the first refusal to renew one
+	buf   [2]consent // the first of all, as auth and peer give one each
+	ended *Denial    // the first refusal to renew one
 }
 
 type consent struct {
@@ -25,6 +26,9 @@ type consent struct {
 func (cs *consents) add(c consent) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
+	if cs.all == nil {
+		cs.all = cs.buf[:0]
+	}
 	cs.all = append(cs.all, c)
 	cs.settle()
 }
