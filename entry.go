@@ -81,7 +81,9 @@ type entryState struct {
 	EntryConfig
 	names   []string // reserved names, [IdentityHeader] first
 	special map[string]fieldAction
-	first   [256]bool // first bytes of special names, as received
+	// shapes are the lengths that special names have, one bit each, by first
+	// byte as received: most fields are let through at a glance.
+	shapes [256]uint64
 }
 
 type fieldAction int8
@@ -155,7 +157,9 @@ func (e *Entry) Update(cfg EntryConfig) error {
 		s.add(fieldReserved+fieldAction(i), name)
 	}
 	for _, p := range append(untrustedPrefixes, "x-gatemesh-") {
-		s.first[p[0]], s.first[p[0]-'a'+'A'] = true, true
+		for n := len(p); n < 64; n++ {
+			s.shape(p[0], n)
+		}
 	}
 	e.state.Store(s)
 	return nil
@@ -166,8 +170,16 @@ func (s *entryState) add(a fieldAction, names ...string) {
 		var buf [64]byte
 		folded := string(foldName(buf[:], name))
 		s.special[folded] = a
-		s.first[folded[0]], s.first[strings.ToUpper(folded)[0]] = true, true
+		s.shape(folded[0], len(folded))
 	}
+}
+
+// shape notes that names of length n that begin with the lower-case letter c
+// may be special. 63 stands for all that are longer.
+func (s *entryState) shape(c byte, n int) {
+	bit := uint64(1) << min(n, 63)
+	s.shapes[c] |= bit
+	s.shapes[c-'a'+'A'] |= bit
 }
 
 func validFieldName(name string) bool {
@@ -177,7 +189,7 @@ func validFieldName(name string) bool {
 
 // classify says what to do with a header field.
 func (s *entryState) classify(name string) fieldAction {
-	if name == "" || !s.first[name[0]] {
+	if name == "" || s.shapes[name[0]]>>min(len(name), 63)&1 == 0 {
 		return fieldKeep
 	}
 	var buf [64]byte

@@ -86,6 +86,7 @@ func TestFinishExactlyOnce(t *testing.T) {
 			_, _ = io.WriteString(w, "x")
 			panic(http.ErrAbortHandler)
 		}, told: "cba", status: 200, aborted: true, want: gatemesh.Outcome{Code: gatemesh.Unknown, Status: 200, Truncated: true}},
+		{name: "too high a status", handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(1000) }, told: "cba", status: 500, want: gatemesh.Outcome{Code: gatemesh.Internal, Status: 500, Panicked: true}},
 		{name: "invalid status", handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(0) }, told: "cba", status: 500, want: gatemesh.Outcome{Code: gatemesh.Internal, Status: 500, Panicked: true}},
 		{name: "hook panics", handler: func(w http.ResponseWriter, _ *http.Request) {
 			rw, _ := gatemesh.Writer(w)
@@ -290,6 +291,7 @@ func TestUntilEndsAStream(t *testing.T) {
 		{"renewed twice", []gatemesh.Gate{&renewing{n: 2, err: revoked}}, 6},
 		{"refused at once", []gatemesh.Gate{&renewing{err: revoked}}, 2},
 		{"panics", []gatemesh.Gate{&renewing{panic: true}}, 2},
+		{"renewed until yesterday", []gatemesh.Gate{yesterday{}}, 2},
 		{"one renewable, one not", []gatemesh.Gate{&renewing{}, until(150 * time.Second)}, 5},
 		{"the epoch", []gatemesh.Gate{at(time.Unix(0, 0))}, 0},
 		{"long before", []gatemesh.Gate{at(time.Unix(-1<<40, 0))}, 0},
@@ -438,6 +440,81 @@ func TestHijackedReadJudgesLateBytes(t *testing.T) {
 			}))
 		h.ServeHTTP(&hijackable{ResponseRecorder: httptest.NewRecorder(), conn: server}, request("/"))
 	})
+}
+
+// yesterday renews for a time that has passed.
+type yesterday struct{ renewing }
+
+func (yesterday) Admit(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
+	return gatemesh.Admission{Until: time.Now().Add(time.Minute)}, nil
+}
+
+func (yesterday) Revalidate(context.Context, *gatemesh.Call) (time.Time, error) {
+	return time.Now().AddDate(0, 0, -1), nil
+}
+
+// TestUntilEndsACopy: a body that is copied to a stream is judged part by part.
+func TestUntilEndsACopy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := chain(gatemesh.EntryConfig{}, gatemesh.Layer{Name: "g", Gate: &renewing{err: errors.New("x")}}).
+			Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.(http.Flusher).Flush()
+				_, err := io.Copy(w, readerFunc(func(b []byte) (int, error) {
+					time.Sleep(25 * time.Second)
+					return copy(b, "x"), nil
+				}))
+				assert.Error(t, err)
+			}))
+		w := httptest.NewRecorder()
+		assert.True(t, serveAborting(h, w, request("/")))
+		assert.Equal(t, "xx", w.Body.String())
+	})
+}
+
+// TestHijackedLastWordsAreJudged: an error beside the bytes is no way around.
+func TestHijackedLastWordsAreJudged(t *testing.T) {
+	t.Parallel()
+	h := chain(gatemesh.EntryConfig{}, admits("g", gatemesh.Admission{Until: time.Unix(1, 0)})).
+		Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			require.NoError(t, err)
+			n, err := conn.Read(make([]byte, 10))
+			assert.Zero(t, n)
+			assert.NotErrorIs(t, err, io.EOF)
+		}))
+	h.ServeHTTP(&hijackable{ResponseRecorder: httptest.NewRecorder(), conn: lastWords{}}, request("/"))
+}
+
+// TestFarUntil: times beyond those that fit into nanoseconds have not passed.
+func TestFarUntil(t *testing.T) {
+	t.Parallel()
+	for _, years := range []int{1, 200, 300, 1000, 100_000} {
+		x, d := chain(gatemesh.EntryConfig{}, admits("a", gatemesh.Admission{Until: time.Now().AddDate(years, 0, 0)})).
+			Start(context.Background(), gatemesh.Inbound{Method: "POST", Path: "/"})
+		require.Nil(t, d)
+		require.Nil(t, x.Admit(x.Context()))
+		assert.True(t, x.Bounded())
+		assert.False(t, x.Expired(time.Now()), years)
+	}
+}
+
+// TestFinishFromEverywhere: whoever is first says how the call ended.
+func TestFinishFromEverywhere(t *testing.T) {
+	t.Parallel()
+	d, observer := &diary{}, &recorder{}
+	x, refused := chain(gatemesh.EntryConfig{Observer: observer}, d.layer("a"), d.layer("b")).
+		Start(context.Background(), gatemesh.Inbound{Method: "POST", Path: "/"})
+	require.Nil(t, refused)
+	require.Nil(t, x.Admit(x.Context()))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { x.Finish(gatemesh.Outcome{}) })
+	}
+	wg.Wait()
+	told, _ := d.read()
+	assert.Equal(t, "ba", told)
+	observer.outcome(t)
 }
 
 // lastWords returns its last bytes together with io.EOF, as tls.Conn does.

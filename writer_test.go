@@ -145,6 +145,18 @@ func TestWriterOnTheWire(t *testing.T) {
 	assert.Empty(t, resp.Header.Get("Link"))
 }
 
+// TestWriterSwitchingProtocols: 101 is final, though it begins with a 1.
+func TestWriterSwitchingProtocols(t *testing.T) {
+	t.Parallel()
+	h := entry(gatemesh.EntryConfig{}).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, request("/"))
+	assert.Equal(t, http.StatusSwitchingProtocols, w.Code)
+	assert.Len(t, w.Header()["X-Request-Id"], 1)
+}
+
 // plainWriter can do nothing but what http.ResponseWriter asks.
 type plainWriter struct{ http.ResponseWriter }
 

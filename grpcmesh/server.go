@@ -166,7 +166,9 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 func sendFields(ctx context.Context, x *gatemesh.Exchange, d *gatemesh.Denial, set func(metadata.MD) error) error {
 	md := metadata.MD{strings.ToLower(gatemesh.RequestIDHeader): {x.Call().RequestID()}}
 	for _, f := range x.Fields() {
-		md.Append(f.Name, f.Value)
+		if !strings.EqualFold(f.Name, "Connection") { // malformed in HTTP/2, RFC 9113 §8.2.2
+			md.Append(f.Name, f.Value)
+		}
 	}
 	err := set(md)
 	switch {
