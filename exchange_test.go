@@ -443,7 +443,7 @@ func TestHijackedReadJudgesLateBytes(t *testing.T) {
 }
 
 // yesterday renews for a time that has passed.
-type yesterday struct{ renewing }
+type yesterday struct{}
 
 func (yesterday) Admit(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
 	return gatemesh.Admission{Until: time.Now().Add(time.Minute)}, nil

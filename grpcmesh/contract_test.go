@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -174,7 +175,14 @@ func contracts(t *testing.T) []contract {
 		return map[string]string{gatemesh.IdentityHeader: v}, gatemesh.CallInfo{Reserved: map[string]string{gatemesh.IdentityHeader: v}}
 	}
 	goodID, goodIDInfo := id(token)
-	badID, badIDInfo := id(token[:len(token)-2] + "AA")
+	// The last byte of an Ed25519 signature is 0 once in sixteen, so it is the
+	// first one that is changed.
+	signature := strings.LastIndexByte(token, '.') + 1
+	other := "A"
+	if token[signature] == 'A' {
+		other = "B"
+	}
+	badID, badIDInfo := id(token[:signature] + other + token[signature+1:])
 	known := gatemesh.CallInfo{Principal: user(), Route: splitRoute(), Destination: splitRoute().Backends[0].Destination}
 	here := policy.Operation{Paths: []string{"/grpc.health.v1.Health/*"}, Methods: []string{"POST"}}
 	elsewhere := policy.Operation{Paths: []string{"/other.Service/*"}}

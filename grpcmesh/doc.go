@@ -9,5 +9,6 @@
 //
 // A refusal becomes a status with the Denial's code and detail and, as
 // google.rpc.ErrorInfo and google.rpc.RetryInfo, its reason and how long to
-// wait. Response fields become header metadata.
+// wait. Response fields and the request id become header metadata, except of a
+// refusal in the tap handle, from where grpc-go sends the status alone.
 package grpcmesh
