@@ -5,8 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -86,32 +84,6 @@ type entryState struct {
 	shapes [256]uint64
 }
 
-type fieldAction int8
-
-const (
-	fieldKeep      fieldAction = iota
-	fieldDrop                  // from everybody
-	fieldUntrusted             // drop from callers that are not trusted
-	fieldHost
-	fieldConnection
-	fieldRequestID
-	fieldReserved // fieldReserved+i goes to slot i
-)
-
-// untrustedFields are claims about the client or the original request that
-// only a trusted proxy may make.
-var untrustedFields = []string{
-	"forwarded", "forwarded-for", "x-forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
-	"cf-connecting-ip", "fastly-client-ip", "client-ip", "x-original-url", "x-original-uri", "x-original-host",
-	"x-rewrite-url", "x-host", "x-http-host-override", "x-proxyuser-ip",
-}
-
-// untrustedPrefixes are families of such claims.
-var untrustedPrefixes = []string{"x-forwarded-", "x-envoy-", "x-original-", "x-rewrite-"}
-
-// overrideFields ask a server to act on another method than the one judged.
-var overrideFields = []string{"x-http-method-override", "x-http-method", "x-method-override"}
-
 // NewEntry returns an Entry. It reports every invalid field at once.
 func NewEntry(cfg EntryConfig) (*Entry, error) {
 	e := &Entry{}
@@ -163,51 +135,6 @@ func (e *Entry) Update(cfg EntryConfig) error {
 	}
 	e.state.Store(s)
 	return nil
-}
-
-func (s *entryState) add(a fieldAction, names ...string) {
-	for _, name := range names {
-		var buf [64]byte
-		folded := string(foldName(buf[:], name))
-		s.special[folded] = a
-		s.shape(folded[0], len(folded))
-	}
-}
-
-// shape notes that names of length n that begin with the lower-case letter c
-// may be special. 63 stands for all that are longer.
-func (s *entryState) shape(c byte, n int) {
-	bit := uint64(1) << min(n, 63)
-	s.shapes[c] |= bit
-	s.shapes[c-'a'+'A'] |= bit
-}
-
-func validFieldName(name string) bool {
-	return name != "" && len(name) <= 64 && name[0] != '-' &&
-		strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
-}
-
-// classify says what to do with a header field.
-func (s *entryState) classify(name string) fieldAction {
-	if name == "" || s.shapes[name[0]]>>min(len(name), 63)&1 == 0 {
-		return fieldKeep
-	}
-	var buf [64]byte
-	folded := foldName(buf[:], name)
-	if folded == nil { // longer than any single name, but a prefix may match
-		folded = foldName(buf[:], name[:len(buf)])
-	} else if a, ok := s.special[string(folded)]; ok {
-		return a
-	}
-	if strings.HasPrefix(string(folded), "x-gatemesh-") {
-		return fieldDrop
-	}
-	for _, p := range untrustedPrefixes {
-		if strings.HasPrefix(string(folded), p) {
-			return fieldUntrusted
-		}
-	}
-	return fieldKeep
 }
 
 // Inbound is a received request before anything in it is believed, for
@@ -311,155 +238,4 @@ func peerDenial(err error) *Denial {
 		return d
 	}
 	return denyPeer.WithCause(err)
-}
-
-func (s *entryState) trusts(a netip.Addr) bool {
-	for _, p := range s.TrustedProxies {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
-
-// takeHeader removes from the header what this caller may not send, copying it
-// on the first write, and fills the slots of c.
-func (s *entryState) takeHeader(c *Call, in *Inbound) (header map[string][]string, copied bool, err error) {
-	header = in.Header
-	drop := func(name string) {
-		if !copied {
-			header, copied = maps.Clone(in.Header), true
-		}
-		delete(header, name)
-	}
-	for name, values := range in.Header {
-		switch a := s.classify(name); a {
-		case fieldKeep:
-			if !s.KeepUnderscores && !in.LowerCase && strings.IndexByte(name, '_') >= 0 {
-				drop(name)
-			}
-		case fieldUntrusted:
-			if !c.trusted || !validFieldName(name) { // of these, nobody needs odd spellings
-				drop(name)
-			}
-		case fieldDrop:
-			drop(name)
-		case fieldHost:
-			// HTTP/2 keeps a host field beside :authority (RFC 9113 §8.3.1).
-			for _, v := range values {
-				if !sameHost(v, in.Authority) {
-					err = denyHostTwo
-				}
-			}
-			drop(name)
-		case fieldConnection:
-			for _, v := range values {
-				s.dropNominated(in, v, drop)
-			}
-		case fieldRequestID:
-			if c.trusted && len(values) == 1 && validRequestID(values[0]) && validFieldName(name) {
-				c.requestID = values[0]
-			} else {
-				drop(name)
-			}
-		default:
-			slot := &c.slots[a-fieldReserved]
-			slot.Count += len(values)
-			slot.Value = ""
-			if slot.Count == 1 && len(values) == 1 {
-				slot.Value = values[0]
-			}
-			drop(name)
-		}
-	}
-	return header, copied, err
-}
-
-// dropNominated drops the fields that a Connection value names. They end at
-// this hop (RFC 9110 §7.6.1). The names that steer the connection itself stay
-// for the proxy behind us.
-func (s *entryState) dropNominated(in *Inbound, value string, drop func(string)) {
-	for token := range strings.SplitSeq(value, ",") {
-		token = strings.TrimSpace(token)
-		switch strings.ToLower(token) {
-		case "", "close", "keep-alive", "upgrade", "te", "trailer", "transfer-encoding", "http2-settings", "connection", "host":
-			continue
-		}
-		name := Header{lower: in.LowerCase}.key(token)
-		if _, sent := in.Header[name]; sent {
-			drop(name)
-		}
-	}
-}
-
-func sameHost(a, b string) bool {
-	an, ap, aerr := CanonicalHost(a)
-	bn, bp, berr := CanonicalHost(b)
-	return aerr == nil && berr == nil && an == bn && ap == bp
-}
-
-// believe reads what a trusted caller says about the client.
-func (s *entryState) believe(c *Call) {
-	if proto, ok := c.header.Only("X-Forwarded-Proto"); ok && (proto == "https" || proto == "http") {
-		c.scheme = proto
-	}
-	// Right to left over all lines: every trusted hop appended the address it
-	// saw. The first one that is no proxy of ours is the client; whatever
-	// stands left of it, or of an element we cannot read, may be invented.
-	lines := c.header.values("X-Forwarded-For")
-	for i := len(lines) - 1; i >= 0; i-- {
-		for line := lines[i]; ; {
-			comma := strings.LastIndexByte(line, ',')
-			addr, ok := forwardedAddr(line[comma+1:])
-			if !ok {
-				return
-			}
-			c.client = addr
-			if !s.trusts(addr) {
-				return
-			}
-			if comma < 0 {
-				break
-			}
-			line = line[:comma]
-		}
-	}
-}
-
-// forwardedAddr reads an element of X-Forwarded-For: an address, with or
-// without port and brackets.
-func forwardedAddr(s string) (netip.Addr, bool) {
-	s = strings.Trim(s, " \t")
-	if a, err := netip.ParseAddr(s); err == nil {
-		return a.WithZone("").Unmap(), true
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().WithZone("").Unmap(), true
-	}
-	if len(s) > 2 && s[0] == '[' && s[len(s)-1] == ']' {
-		if a, err := netip.ParseAddr(s[1 : len(s)-1]); err == nil {
-			return a.WithZone("").Unmap(), true
-		}
-	}
-	return netip.Addr{}, false
-}
-
-func validRequestID(id string) bool {
-	return len(id) >= 1 && len(id) <= 128 &&
-		strings.Trim(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
-}
-
-// newRequestID returns 128 random bits. The generator is ChaCha8 seeded by the
-// system: ids do not collide or follow from one another, but are no secrets.
-func newRequestID() string {
-	const digits = "0123456789abcdef"
-	var b [32]byte
-	for half := range 2 {
-		n := rand.Uint64()
-		for i := range 16 {
-			b[half*16+i] = digits[n&15]
-			n >>= 4
-		}
-	}
-	return string(b[:])
 }

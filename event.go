@@ -41,6 +41,12 @@ type Observer interface {
 	Observe(ctx context.Context, e Event)
 }
 
+// ObserverFunc makes an Observer of a function.
+type ObserverFunc func(ctx context.Context, e Event)
+
+// Observe calls f.
+func (f ObserverFunc) Observe(ctx context.Context, e Event) { f(ctx, e) }
+
 // Observers returns an Observer that passes every event to each of os in turn.
 func Observers(os ...Observer) Observer { return observers(os) }
 

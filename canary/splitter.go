@@ -166,14 +166,12 @@ func (s *Splitter) Layer() gatemesh.Layer {
 
 // Handler chooses a version before next, without a [gatemesh.Chain].
 func (s *Splitter) Handler(next http.Handler) http.Handler {
-	return gatemesh.GateHandler(s.Layer(), observer{s})(next)
+	return gatemesh.GateHandler(s.Layer(), gatemesh.ObserverFunc(s.observe))(next)
 }
 
-// observer passes events to whom the current configuration names.
-type observer struct{ splitter *Splitter }
-
-func (o observer) Observe(ctx context.Context, e gatemesh.Event) {
-	if to := o.splitter.state.Load().observer; to != nil {
+// observe passes events to whom the current configuration names.
+func (s *Splitter) observe(ctx context.Context, e gatemesh.Event) {
+	if to := s.state.Load().observer; to != nil {
 		to.Observe(ctx, e)
 	}
 }

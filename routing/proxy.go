@@ -59,7 +59,7 @@ func newProxy(r *Router) *proxy {
 		Transport: roundTripper(send),
 		// FlushInterval stays 0: ReverseProxy flushes at once whatever has no
 		// Content-Length, and buffering helps the rest.
-		ErrorLog:     log.New(logWriter{observer{r}}, "", 0),
+		ErrorLog:     log.New(logWriter{gatemesh.ObserverFunc(r.observe)}, "", 0),
 		BufferPool:   new(buffers),
 		ErrorHandler: p.fail,
 	}
@@ -152,12 +152,12 @@ func denialOf(ctx context.Context, err error) (d *gatemesh.Denial, reported bool
 }
 
 func (p *proxy) report(ctx context.Context, c *gatemesh.Call, d *gatemesh.Denial) {
-	observer{p.router}.Observe(ctx, gatemesh.Event{Kind: gatemesh.EventDenied, Layer: "proxy", Call: c, Denial: d})
+	p.router.observe(ctx, gatemesh.Event{Kind: gatemesh.EventDenied, Layer: "proxy", Call: c, Denial: d})
 }
 
 // logWriter turns the lines of ReverseProxy, about what went wrong when the
 // response had begun, into events.
-type logWriter struct{ to observer }
+type logWriter struct{ to gatemesh.Observer }
 
 func (l logWriter) Write(line []byte) (int, error) {
 	l.to.Observe(context.Background(), gatemesh.Event{

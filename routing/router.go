@@ -88,14 +88,12 @@ func (r *Router) Layer() gatemesh.Layer {
 
 // Handler matches requests before next, without a [gatemesh.Chain].
 func (r *Router) Handler(next http.Handler) http.Handler {
-	return gatemesh.GateHandler(r.Layer(), observer{r})(next)
+	return gatemesh.GateHandler(r.Layer(), gatemesh.ObserverFunc(r.observe))(next)
 }
 
-// observer passes events to whom the current configuration names.
-type observer struct{ router *Router }
-
-func (o observer) Observe(ctx context.Context, e gatemesh.Event) {
-	if to := o.router.table.Load().observer; to != nil {
+// observe passes events to whom the current configuration names.
+func (r *Router) observe(ctx context.Context, e gatemesh.Event) {
+	if to := r.table.Load().observer; to != nil {
 		to.Observe(ctx, e)
 	}
 }
