@@ -16,6 +16,7 @@ var (
 	ErrPathEncoding  = errors.New("path is not UTF-8 once decoded")
 	ErrPathSeparator = errors.New("path contains an encoded separator")
 	ErrPathEmpty     = errors.New("path contains an empty segment")
+	ErrPathParameter = errors.New("path contains a parameter, which begins with a semicolon")
 	ErrPathDot       = errors.New("path contains a dot segment")
 	ErrHost          = errors.New("host is malformed")
 )
@@ -25,6 +26,12 @@ type PathOptions struct {
 	// KeepEncodedSlash keeps %2F as data within a segment instead of refusing
 	// it. It is judged and forwarded escaped.
 	KeepEncodedSlash bool
+	// KeepPathParameters keeps ";" and %3B as data instead of refusing them.
+	// Some servers, servlet containers above all, cut ";parameters" off before
+	// they look at a path: to them /admin;x is /admin, and a rule that refuses
+	// /admin would have been passed by. Set it only where no such server is
+	// behind.
+	KeepPathParameters bool
 }
 
 // byte classes of an escaped path, RFC 3986 §3.3
@@ -76,6 +83,10 @@ func CanonicalPath(p string, o PathOptions) (string, error) {
 			return "", ErrPathByte
 		case classPercent, classEncode:
 			escaped = true
+		case classPlain:
+			if p[i] == ';' && !o.KeepPathParameters {
+				return "", ErrPathParameter
+			}
 		}
 	}
 	if escaped {
@@ -116,6 +127,8 @@ func decodePath(p string, o PathOptions) (string, error) {
 			return "", ErrPathControl
 		case c == '\\', c == '/' && !o.KeepEncodedSlash:
 			return "", ErrPathSeparator
+		case c == ';' && !o.KeepPathParameters:
+			return "", ErrPathParameter
 		case unreserved(c):
 			out = append(out, c)
 		default:

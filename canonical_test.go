@@ -28,6 +28,7 @@ var pathSeeds = []string{
 func TestCanonicalPath(t *testing.T) {
 	t.Parallel()
 	keep := gatemesh.PathOptions{KeepEncodedSlash: true}
+	params := gatemesh.PathOptions{KeepPathParameters: true}
 	for _, test := range []struct {
 		in   string
 		o    gatemesh.PathOptions
@@ -43,7 +44,11 @@ func TestCanonicalPath(t *testing.T) {
 		{in: "/%252e", want: "/%252e"},
 		{in: "/...", want: "/..."},
 		{in: "/.a/..b", want: "/.a/..b"},
-		{in: "/;..", want: "/;.."},
+		{in: "/;..", err: gatemesh.ErrPathParameter},
+		{in: "/a%3Bb", err: gatemesh.ErrPathParameter},
+		{in: "/a;b", o: keep, err: gatemesh.ErrPathParameter},
+		{in: "/;..", o: params, want: "/;.."},
+		{in: "/a%3bb", o: params, want: "/a%3Bb"},
 		{in: "", err: gatemesh.ErrPathForm},
 		{in: "*", err: gatemesh.ErrPathForm},
 		{in: "a", err: gatemesh.ErrPathForm},
@@ -68,9 +73,9 @@ func TestCanonicalPath(t *testing.T) {
 		{in: "/.", err: gatemesh.ErrPathDot},
 		{in: "/a/..", err: gatemesh.ErrPathDot},
 		{in: "/%2E./a", err: gatemesh.ErrPathDot},
-		{in: "/..;x/a", err: gatemesh.ErrPathDot},
-		{in: "/.;/a", err: gatemesh.ErrPathDot},
-		{in: "/..%3bx/a", err: gatemesh.ErrPathDot},
+		{in: "/..;x/a", o: params, err: gatemesh.ErrPathDot},
+		{in: "/.;/a", o: params, err: gatemesh.ErrPathDot},
+		{in: "/..%3bx/a", o: params, err: gatemesh.ErrPathDot},
 		{in: "/a%2fb", o: keep, want: "/a%2Fb"},
 		{in: "/a%2f..", o: keep, err: gatemesh.ErrPathDot},
 		{in: "/..%2fa", o: keep, err: gatemesh.ErrPathDot},

@@ -239,8 +239,9 @@ func WriteDenial(w http.ResponseWriter, r *http.Request, d *Denial) {
 			h.Add(f.Name, f.Value)
 		}
 	}
-	if isGRPC(r.Header.Get("Content-Type")) {
+	if speaksGRPC(r) {
 		h.Set("Content-Type", "application/grpc")
+		h.Set("Cache-Control", "no-store")
 		h.Set("Grpc-Status", strconv.FormatUint(uint64(d.grpcCode()), 10))
 		h.Set("Grpc-Message", grpcMessage(d.Detail))
 		w.WriteHeader(http.StatusOK)
@@ -279,6 +280,12 @@ func statusText(status int) string {
 		return t
 	}
 	return "Client Closed Request" // 499, the one status of ours without a name
+}
+
+// speaksGRPC reports whether the caller of r reads gRPC trailers. A content
+// type alone does not say so: to the rest of the world, status 200 is success.
+func speaksGRPC(r *http.Request) bool {
+	return r.ProtoMajor >= 2 && r.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type"))
 }
 
 // isGRPC reports whether a content type is gRPC's own, not gRPC-Web's.

@@ -137,6 +137,7 @@ func TestWriteDenial(t *testing.T) {
 	ask := func(method, contentType string, d *gatemesh.Denial) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(method, "/", nil)
 		r.Header.Set("Content-Type", contentType)
+		r.ProtoMajor = 2
 		w := httptest.NewRecorder()
 		for _, name := range []string{"Content-Length", "Content-Encoding", "ETag", "Last-Modified", "Trailer", "Cache-Control", "Expires"} {
 			w.Header().Set(name, "of the body that is not sent")
@@ -174,12 +175,13 @@ func TestWriteDenial(t *testing.T) {
 		}
 		assert.Equal(t, 200, w.Code, contentType)
 		assert.Equal(t, http.Header{
-			"Content-Type": {"application/grpc"}, "Grpc-Status": {"7"}, "Grpc-Message": {`No "<b>" %E2%80%93 100 %25 no`},
+			"Content-Type": {"application/grpc"}, "Cache-Control": {"no-store"}, "Grpc-Status": {"7"}, "Grpc-Message": {`No "<b>" %E2%80%93 100 %25 no`},
 			"X-Why": {"because"}, "X-Kept": {"yes"},
 		}, w.Header())
 		assert.Empty(t, w.Body.String())
 	}
 	assert.Equal(t, "13", ask("POST", "application/grpc", &gatemesh.Denial{}).Header().Get("Grpc-Status"), "never OK")
+	assert.Equal(t, 403, ask("GET", "application/grpc", d).Code, "gRPC is POST: to everybody else, 200 is success")
 }
 
 // TestHandlersOwnDenial: a handler answers like a gate, also with one that a

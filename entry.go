@@ -34,16 +34,24 @@ type EntryConfig struct {
 	// X-Forwarded-For and X-Request-Id on every request. Behind any other
 	// address these fields are a client's invention and are dropped. Default: none.
 	TrustedProxies []netip.Prefix
-	// TrustPeer reports whether a verified workload is trusted like a proxy;
-	// inside a mesh, [AnyPeer] keeps one request id through the call tree.
-	// Default: no peer is.
+	// TrustPeer reports whether a verified workload is trusted like a proxy,
+	// to say who the client is and what it asked for. Inside a mesh, the edge
+	// is, and nobody else. Default: no peer is.
 	TrustPeer func(*Peer) bool
+	// TrustRequestID reports whether the request id of a verified workload is
+	// kept; nothing else that it says is believed for it. Inside a mesh,
+	// [AnyPeer] keeps one id through the call tree. Default: no peer's is, but
+	// that of TrustPeer.
+	TrustRequestID func(*Peer) bool
 	// Reserved are header fields to move off the request into [Call.Reserved]
 	// besides [IdentityHeader]; at most three. Host, Connection and X-Request-Id
 	// cannot be: Entry itself reads them.
 	Reserved []string
 	// KeepEncodedSlash keeps %2F in paths as data instead of refusing it.
 	KeepEncodedSlash bool
+	// KeepPathParameters keeps ";" and %3B in paths as data instead of
+	// refusing them; see [PathOptions] for what that lets through.
+	KeepPathParameters bool
 	// KeepUnderscores keeps HTTP header fields whose name contains an
 	// underscore. By default they are dropped, as nginx does, because many
 	// servers cannot tell X_Role from X-Role, which is the one that is judged.
@@ -57,8 +65,9 @@ type EntryConfig struct {
 	Observer Observer
 }
 
-// AnyPeer trusts every verified peer. It is meant for [EntryConfig.TrustPeer]
-// of services that only their own mesh can reach.
+// AnyPeer trusts every verified peer. It is meant for
+// [EntryConfig.TrustRequestID]. As TrustPeer, it would let every workload
+// choose the client address that limits and policies see.
 func AnyPeer(*Peer) bool { return true }
 
 // Entry is the first layer of every chain. It turns a received request into a
@@ -171,6 +180,7 @@ var (
 		ErrPathSeparator: pathDenial("path_separator", ErrPathSeparator),
 		ErrPathEmpty:     pathDenial("path_empty_segment", ErrPathEmpty),
 		ErrPathDot:       pathDenial("path_dot_segment", ErrPathDot),
+		ErrPathParameter: pathDenial("path_parameter", ErrPathParameter),
 	}
 )
 
@@ -197,8 +207,9 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 		}
 	}
 	c.trusted = s.trusts(c.client) || c.peer != nil && s.TrustPeer != nil && s.TrustPeer(c.peer)
+	keepID := c.trusted || c.peer != nil && s.TrustRequestID != nil && s.TrustRequestID(c.peer)
 
-	header, changed, hostErr := s.takeHeader(c, in)
+	header, changed, hostErr := s.takeHeader(c, in, keepID)
 	c.header = Header{fields: header, lower: in.LowerCase}
 	if c.trusted {
 		s.believe(c)
@@ -217,7 +228,7 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 	case strings.IndexByte(in.RawQuery, '#') >= 0:
 		return changed, denyQuery
 	}
-	if c.path, err = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: s.KeepEncodedSlash}); err != nil {
+	if c.path, err = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: s.KeepEncodedSlash, KeepPathParameters: s.KeepPathParameters}); err != nil {
 		if in.Path != "*" || in.Method != "OPTIONS" {
 			return changed, denyPath[err]
 		}

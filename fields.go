@@ -78,7 +78,7 @@ func (s *entryState) classify(name string) fieldAction {
 
 // takeHeader removes from the header what this caller may not send, copying it
 // on the first write, and fills the slots of c.
-func (s *entryState) takeHeader(c *Call, in *Inbound) (header map[string][]string, copied bool, err error) {
+func (s *entryState) takeHeader(c *Call, in *Inbound, keepID bool) (header map[string][]string, copied bool, err error) {
 	header = in.Header
 	drop := func(name string) {
 		if !copied {
@@ -111,7 +111,7 @@ func (s *entryState) takeHeader(c *Call, in *Inbound) (header map[string][]strin
 				s.dropNominated(in, v, drop)
 			}
 		case fieldRequestID:
-			if c.trusted && len(values) == 1 && validRequestID(values[0]) && validFieldName(name) {
+			if keepID && len(values) == 1 && validRequestID(values[0]) && validFieldName(name) {
 				c.requestID = values[0]
 			} else {
 				drop(name)
@@ -140,7 +140,9 @@ func (s *entryState) dropNominated(in *Inbound, value string, drop func(string))
 			continue
 		}
 		name := Header{lower: in.LowerCase}.key(token)
-		if _, sent := in.Header[name]; sent {
+		// What Entry judges by itself is not for the caller to take away: the
+		// address that a trusted proxy reports, for one.
+		if _, sent := in.Header[name]; sent && s.classify(name) == fieldKeep {
 			drop(name)
 		}
 	}

@@ -2,11 +2,13 @@ package gatemesh
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // Handler returns next behind the chain. Refused requests are answered by
@@ -123,7 +125,7 @@ func inbound(r *http.Request) Inbound {
 		// A scheme alone is one too: "x:/admin" has the path /admin.
 		in.absoluteForm = u.Host != "" || u.Scheme != ""
 	}
-	if r.ProtoMajor >= 2 && r.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type")) {
+	if speaksGRPC(r) {
 		in.Protocol = GRPC
 	}
 	in.RemoteAddr, _ = netip.ParseAddrPort(r.RemoteAddr)
@@ -208,7 +210,37 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		WriteDenial(w, r, d)
 		return
 	}
-	h.next.ServeHTTP(w, r)
+	h.next.ServeHTTP(w, judged(x, r))
+}
+
+// judged returns r with a body that is read for as long as consents hold.
+func judged(x *Exchange, r *http.Request) *http.Request {
+	if !x.Bounded() || r.Body == nil || r.Body == http.NoBody {
+		return r
+	}
+	if _, already := r.Body.(*judgedBody); already {
+		return r
+	}
+	r2 := r.WithContext(r.Context())
+	r2.Body = &judgedBody{r.Body, x, r.Context()}
+	return r2
+}
+
+// judgedBody ends an upload when a consent has ended and cannot be renewed.
+type judgedBody struct {
+	io.ReadCloser
+	x   *Exchange
+	ctx context.Context
+}
+
+func (b *judgedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if now := time.Now(); n > 0 && b.x.Expired(now) {
+		if d := b.x.Revalidate(b.ctx, now); d != nil {
+			return 0, d
+		}
+	}
+	return n, err
 }
 
 // GateHandler returns HTTP middleware that runs the gate of l without a
@@ -231,7 +263,7 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 				WriteDenial(w, r, d)
 				return
 			}
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, judged(x, r))
 		})
 	}
 }

@@ -42,3 +42,37 @@ func TestPeerRefusal(t *testing.T) {
 		})
 	}
 }
+
+// A workload whose request id is kept is not believed about anything else.
+func TestTrustRequestID(t *testing.T) {
+	t.Parallel()
+	peer, err := gatemesh.NewPeer("cluster.local", "/ns/a/sa/b", nil)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		name       string
+		trust      func(*gatemesh.Peer) bool
+		client, id string
+	}{
+		{"its id", nil, "192.0.2.1", "abc"},
+		{"all of it", gatemesh.AnyPeer, "198.51.100.7", "abc"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{
+				Peer:      func(*tls.ConnectionState) (*gatemesh.Peer, error) { return peer, nil },
+				TrustPeer: c.trust, TrustRequestID: gatemesh.AnyPeer,
+			})
+			require.NoError(t, err)
+			r := httptest.NewRequest(http.MethodGet, "/", nil)
+			r.TLS = &tls.ConnectionState{}
+			r.Header.Set("X-Forwarded-For", "198.51.100.7")
+			r.Header.Set("X-Request-Id", "abc")
+			entry.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				call := gatemesh.FromContext(r.Context())
+				assert.Equal(t, c.client, call.Client().String())
+				assert.Equal(t, c.id, call.RequestID())
+				assert.Equal(t, c.trust == nil, r.Header.Get("X-Forwarded-For") == "")
+			})).ServeHTTP(httptest.NewRecorder(), r)
+		})
+	}
+}

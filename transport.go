@@ -18,7 +18,8 @@ type OutboundConfig struct {
 	// Mesh says which destination of ours a host (with its port, as in the
 	// URL) stands for. Required. For other hosts it reports false: calls to
 	// them pass unchanged, without identity and request id, also when a
-	// redirect leads there. See [MeshHosts].
+	// redirect leads there. A redirect from one host into the mesh, or from one
+	// service of it to another, is refused. See [MeshHosts].
 	Mesh func(ctx context.Context, host string) (Destination, bool)
 	// Gates judge calls to the mesh, in order. The fields of their Admissions
 	// go onto the request. Only Name and Gate of a Layer are used here.
@@ -75,6 +76,7 @@ type OutboundRequest struct {
 	Scheme, Method, Authority, RawQuery, Path string // Path is escaped
 	Header                                    map[string][]string
 	LowerCase                                 bool // as in [Inbound]
+	Redirected                                bool // another host chose where the request goes
 }
 
 // Start makes the Call of a request and asks the gates. It returns nil for a
@@ -90,7 +92,7 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery
 	c.header = Header{fields: in.Header, lower: in.LowerCase}
 	c.deadline, _ = ctx.Deadline()
-	if c.path, _ = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: true}); c.path == "" {
+	if c.path, _ = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: true, KeepPathParameters: true}); c.path == "" {
 		c.path = in.Path // the callee will judge it
 	}
 	c.matchPath = MatchForm(c.path)
@@ -105,6 +107,9 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	} else {
 		c.requestID = newRequestID()
 	}
+	if in.Redirected {
+		return x, x.Deny(x.Context(), "outbound", denyRedirect)
+	}
 	return x, x.Admit(x.Context())
 }
 
@@ -117,15 +122,20 @@ func (x *Exchange) Answered() {
 }
 
 // withheld reports whether a field of an outbound request is the credential
-// that the parent call was authenticated with, which is for us and for nobody
-// behind us. A field of that name with other values is the application's own.
+// that a call which led to it was authenticated with, in this chain or in one
+// around it. It is for us and for nobody behind us. A field of that name with
+// other values is the application's own.
 func (x *Exchange) withheld(name string, values []string) bool {
-	p := x.call.parent
-	if p == nil || !slices.ContainsFunc(p.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
-		return false
+	for p := exchangeFrom(x.ctx); p != nil; p = exchangeFrom(p.ctx) {
+		if !slices.ContainsFunc(p.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
+			continue
+		}
+		received := p.call.header.values(name)
+		if slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) }) {
+			return true
+		}
 	}
-	received := p.header.values(name)
-	return slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) })
+	return false
 }
 
 // CarriesIdentity reports whether a header field or metadata key belongs to
@@ -136,6 +146,17 @@ func CarriesIdentity(name string) bool {
 	}
 	var buf [len("x-gatemesh-")]byte
 	return string(foldName(buf[:], name[:len(buf)])) == "x-gatemesh-"
+}
+
+// denyRedirect is for redirects into the mesh. Who answers one of our calls
+// must not be able to send our certificate and the user's identity on to a
+// third service, which allows us what it would refuse them.
+var denyRedirect = Deny(PermissionDenied, "redirect_into_mesh", "A redirect to another service of the mesh is not followed.")
+
+// redirected reports whether net/http made r to follow a redirect of another
+// host. A callee may still redirect to itself.
+func redirected(r *http.Request) bool {
+	return r.Response != nil && (r.Response.Request == nil || r.Response.Request.URL.Host != r.URL.Host || r.Response.Request.URL.Scheme != r.URL.Scheme)
 }
 
 // Transport returns base behind o. A nil base is [http.DefaultTransport]. A
@@ -163,9 +184,10 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if in.Path == "" {
 		in.Path = "/"
 	}
-	if isGRPC(r.Header.Get("Content-Type")) {
+	if in.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type")) { // a client's request has no version yet
 		in.Protocol = GRPC
 	}
+	in.Redirected = redirected(r)
 	x, d := t.out.Start(r.Context(), in)
 	if x == nil {
 		return t.base.RoundTrip(r)

@@ -39,7 +39,7 @@ func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) 
 	md, _ := metadata.FromOutgoingContext(ctx)
 	target := cc.CanonicalTarget()
 	x, d := c.out.Start(ctx, gatemesh.OutboundRequest{
-		Protocol: gatemesh.GRPC, Scheme: "https", Method: "POST", Path: method, Header: md, LowerCase: true,
+		Protocol: gatemesh.GRPC, Method: "POST", Path: method, Header: md, LowerCase: true,
 		Authority: target[strings.LastIndexByte(target, '/')+1:],
 	})
 	if x == nil {

@@ -99,8 +99,15 @@ func (s *Server) start(ctx context.Context, method string, md metadata.MD) (*gat
 	if p, ok := peer.FromContext(ctx); ok {
 		in.RemoteAddr, in.LocalAddr, in.TLS = addrPort(p.Addr), addrPort(p.LocalAddr), connectionState(p.AuthInfo)
 	}
-	return s.chain.Start(ctx, in)
+	x, d := s.chain.Start(ctx, in)
+	if d == nil && x.Call().Path() != method {
+		// grpc-go dispatches, and a proxy would forward, what was received.
+		d = x.Deny(ctx, "entry", denyMethod)
+	}
+	return x, d
 }
+
+var denyMethod = gatemesh.Deny(gatemesh.InvalidArgument, "method_not_canonical", "The method is not in canonical form.")
 
 func addrPort(a net.Addr) netip.AddrPort {
 	switch a := a.(type) {

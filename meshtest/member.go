@@ -86,7 +86,7 @@ func (m *Member) Chain(cfg ServiceConfig) (*gatemesh.Chain, error) {
 		return nil, err
 	}
 	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{
-		Peer: m.tls.Peer, TrustPeer: gatemesh.AnyPeer, Observer: cfg.Observer,
+		Peer: m.tls.Peer, TrustPeer: m.mesh.isEdge, TrustRequestID: gatemesh.AnyPeer, Observer: cfg.Observer,
 	})
 	if err != nil {
 		return nil, err

@@ -34,6 +34,9 @@ type Config struct {
 	TrustDomain string
 	// Namespace is where all services live. Default: "production".
 	Namespace string
+	// Edge is the workload that may say who the client of a call is, in the
+	// X-Forwarded fields. Default: "main-gateway".
+	Edge string
 	// Policies are the AuthorizationPolicies of all services. Workloads that
 	// none selects refuse every call. Default: none.
 	Policies []policy.Policy
@@ -57,6 +60,9 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	if cfg.Namespace == "" {
 		cfg.Namespace = "production"
+	}
+	if cfg.Edge == "" {
+		cfg.Edge = "main-gateway"
 	}
 	ca, err := devca.New(cfg.TrustDomain)
 	if err != nil {
@@ -117,6 +123,8 @@ func (m *Mesh) workload(name string) gatemesh.Workload {
 		Labels: map[string]string{"app": name},
 	}
 }
+
+func (m *Mesh) isEdge(p *gatemesh.Peer) bool { return p.ID() == m.workload(m.cfg.Edge).SPIFFEID() }
 
 // Close ends all services and connections.
 func (m *Mesh) Close() error {

@@ -208,7 +208,7 @@ func (f *faults) matches(in *Route, field string) []Match {
 		}
 		// Whether %2F is data is up to Entry; where it is not, a route with it
 		// never matches.
-		canonical, err := gatemesh.CanonicalPath(m.Path.Value, gatemesh.PathOptions{KeepEncodedSlash: true})
+		canonical, err := gatemesh.CanonicalPath(m.Path.Value, gatemesh.PathOptions{KeepEncodedSlash: true, KeepPathParameters: true})
 		if err != nil {
 			f.add(in.Position, "%s.Path.Value %q: %w", at, m.Path.Value, err)
 		}

@@ -74,6 +74,9 @@ func (c Config) validate() error {
 // Run serves until ctx ends, then drains, and returns nil if every request
 // ended in time. It returns an error at once if the configuration is wrong, a
 // port is taken, or a server fails.
+//
+// Header size and time are bounded; the time of a body is not, as uploads and
+// streams may be long. Handlers that read bodies bound them.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err

@@ -97,6 +97,20 @@ func TestAZ01_RawTargets(t *testing.T) {
 	}
 }
 
+// A rule about /admin and what is below it holds for what a servlet container
+// takes for /admin, too.
+func TestAZ01_PathParameters(t *testing.T) {
+	t.Parallel()
+	addr := serve(t, engine(t, config(
+		policyOf("no-admin", ActionDeny, to(Operation{Paths: []string{"/admin", "/admin/*"}})),
+		policyOf("all", ActionAllow, to(Operation{Paths: []string{"/*"}})),
+	)))
+	for _, target := range []string{"/admin;a=b", "/admin;a=b/x", "/admin%3Ba=b", "/admin%3ba/x", "/admin/;x", "/;x/admin"} {
+		status, body := send(t, addr, get(target))
+		assert.Equal(t, 400, status, "%s: %s", target, body)
+	}
+}
+
 func TestAZ02_Encodings(t *testing.T) {
 	t.Parallel()
 	addr := serve(t, engine(t, notAdmin()))

@@ -162,7 +162,7 @@ func canonicalPath(p pattern) (string, error) {
 		s = "/x" + s
 	}
 	// An Entry may be set to keep %2F, and only with it such a pattern matches.
-	s, err := gatemesh.CanonicalPath(s, gatemesh.PathOptions{KeepEncodedSlash: true})
+	s, err := gatemesh.CanonicalPath(s, gatemesh.PathOptions{KeepEncodedSlash: true, KeepPathParameters: true})
 	if err != nil {
 		return "", fmt.Errorf("it can never match: %w", err)
 	}

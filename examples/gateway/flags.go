@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -158,6 +159,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 	if b.edge.Auth == nil && o.rate.Limit != (ratelimit.Limit{}) {
 		err = errors.Join(err, errors.New("-rate counts consumers, whom -jwks or -api-keys tell apart; -client-rate counts addresses"))
 	}
+	err = errors.Join(err, o.checkPlainText(b), o.checkAdmin())
 	if b.edge.Auth == nil && o.identityKey != "" {
 		err = errors.Join(err, errors.New("-identity-key signs who was authenticated, which takes -jwks or -api-keys"))
 	}
@@ -166,6 +168,39 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		return nil, err
 	}
 	return b, nil
+}
+
+// checkPlainText refuses to send identities, which are good at every service
+// until they expire, in plain text over a network.
+func (o *options) checkPlainText(b *built) error {
+	var errs []error
+	for _, u := range b.edge.Upstreams {
+		to, err := url.Parse(u.URL)
+		if o.identityKey != "" && err == nil && to.Scheme == "http" && !loopback(to.Hostname()) {
+			errs = append(errs, fmt.Errorf("-upstream %s: %s is plain text, and -identity-key would send identities over it", u.Service, u.URL))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkAdmin keeps the admin port, which asks nobody who they are, on this machine.
+func (o *options) checkAdmin() error {
+	if o.admin == "" {
+		return nil
+	}
+	name, _, err := net.SplitHostPort(o.admin)
+	if err != nil {
+		return fmt.Errorf("-admin: %w", err)
+	}
+	if !loopback(name) {
+		return fmt.Errorf("-admin %s: must be a loopback address, such as 127.0.0.1:9901", o.admin)
+	}
+	return nil
+}
+
+func loopback(name string) bool {
+	addr, err := netip.ParseAddr(name)
+	return name == "localhost" || err == nil && addr.IsLoopback()
 }
 
 func (o *options) buildManifests(b *built) (err error) {

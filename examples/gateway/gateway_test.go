@@ -195,6 +195,9 @@ func TestMistakes(t *testing.T) {
 		{"rate without auth", []string{"-upstream", "default=http://x", "-rate", "1/1s"}, []string{"-rate counts consumers"}},
 		{"issuer without jwks", []string{"-upstream", "default=http://x", "-issuer", "i"}, []string{"which takes -jwks"}},
 		{"identity without auth", []string{"-upstream", "default=http://x", "-identity-key", file(t, "k.pem", identityKey(t))}, []string{"-identity-key signs who was authenticated"}},
+		{"identity in plain text", []string{"-upstream", "default=http://10.1.2.3", "-api-keys", file(t, "k.txt", "a a "+auth.HashKey("secret-of-acme-0123456789")+"\n"), "-identity-key", file(t, "k.pem", identityKey(t))},
+			[]string{"-upstream default: http://10.1.2.3 is plain text, and -identity-key would send identities over it"}},
+		{"admin for everybody", []string{"-upstream", "default=http://x", "-admin", ":9901"}, []string{"-admin :9901: must be a loopback address"}},
 		{"not PEM", []string{"-upstream", "default=http://x", "-identity-key", file(t, "k.pem", "x")}, []string{"k.pem: not PEM"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -41,7 +41,7 @@ func main() {
 // options are the flags.
 type options struct {
 	listen, health, manifests    string
-	workload, trustDomain        string
+	workload, trustDomain, edge  string
 	cert, key, ca                string
 	identityJWKS, identityIssuer string
 	dev                          string
@@ -56,11 +56,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
 	fs.StringVar(&o.workload, "workload", "payment-service.production", "who we are, as `name.namespace`; our label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
+	fs.StringVar(&o.edge, "edge", "main-gateway.production", "the gateway, as `name.namespace`: it alone may say who the client is")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of AuthorizationPolicy YAML; without a policy that selects us, nobody may call")
 	fs.StringVar(&o.cert, "cert", "", "PEM `file` of our SPIFFE certificate; reloaded when it changes, like the next two")
 	fs.StringVar(&o.key, "key", "", "PEM `file` of its key")
 	fs.StringVar(&o.ca, "ca", "", "PEM `file` of the trust domain's roots")
-	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities")
+	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; read once, at the start")
 	fs.StringVar(&o.identityIssuer, "identity-issuer", "", "`iss` of the identities, as the edge is configured")
 	fs.StringVar(&o.dev, "dev", "", "for development: make a CA, an edge key and a policy, write what a client needs into this `folder`, and print curl lines")
 	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listener closes")
@@ -86,8 +87,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	return o, errors.Join(errs...)
 }
 
-func (o *options) self() gatemesh.Workload {
-	name, namespace, _ := strings.Cut(o.workload, ".")
+func (o *options) self() gatemesh.Workload { return o.named(o.workload) }
+
+func (o *options) isEdge(p *gatemesh.Peer) bool { return p.ID() == o.named(o.edge).SPIFFEID() }
+
+func (o *options) named(workload string) gatemesh.Workload {
+	name, namespace, _ := strings.Cut(workload, ".")
 	return gatemesh.Workload{
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
@@ -128,7 +133,7 @@ func (o *options) load(observer gatemesh.Observer) (t trust, err error) {
 }
 
 // chain is the layers in front of the application: who calls, for whom, may they.
-func chain(self gatemesh.Workload, t trust, observer gatemesh.Observer) (*gatemesh.Chain, *mtls.TLS, error) {
+func chain(self gatemesh.Workload, t trust, edge func(*gatemesh.Peer) bool, observer gatemesh.Observer) (*gatemesh.Chain, *mtls.TLS, error) {
 	members, err := mtls.MemberOf(self.TrustDomain)
 	if err != nil {
 		return nil, nil, err
@@ -147,7 +152,9 @@ func chain(self gatemesh.Workload, t trust, observer gatemesh.Observer) (*gateme
 	if err != nil {
 		return nil, nil, err
 	}
-	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{Peer: peers.Peer, TrustPeer: gatemesh.AnyPeer, Observer: observer})
+	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{
+		Peer: peers.Peer, TrustPeer: edge, TrustRequestID: gatemesh.AnyPeer, Observer: observer,
+	})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -178,7 +185,7 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 		return err
 	}
 	defer func() { _ = t.close() }() // the process is about to end
-	c, peers, err := chain(self, t, observer)
+	c, peers, err := chain(self, t, o.isEdge, observer)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 
@@ -59,7 +60,7 @@ type Gateway struct {
 func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{}
 	var b builder
-	b.replace = cfg.Replace
+	b.replace = maps.Clone(cfg.Replace)
 
 	routes := routing.Config{Upstreams: cfg.Upstreams, Outbound: cfg.Outbound, Observer: cfg.Observer}
 	if cfg.Manifests != nil {
@@ -74,16 +75,16 @@ func New(cfg Config) (*Gateway, error) {
 	router, err := routing.New(routes)
 	b.fault(err)
 
-	// The order of DESIGN: what is cheap and keyed by address first, then who,
-	// then how much for whom, then whether, then which version.
-	if err == nil {
-		b.add(router.Layer())
-	}
+	// What is cheap and keyed by address first, so that guessing routes is
+	// limited too; then who, how much for whom, whether, and which version.
 	if cfg.ClientLimit != (ratelimit.Limit{}) {
 		l, err := ratelimit.New(ratelimit.Config{Name: "client", Key: ratelimit.ByClient(0), Limit: cfg.ClientLimit, DisableFields: true, Observer: cfg.Observer})
 		if b.fault(err) {
 			b.add(l.Layer())
 		}
+	}
+	if router != nil {
+		b.add(router.Layer())
 	}
 	if cfg.Auth != nil {
 		a, err := auth.New(*cfg.Auth)
@@ -107,6 +108,9 @@ func New(cfg Config) (*Gateway, error) {
 			b.add(c.Layer())
 		}
 	}
+	for name := range b.replace {
+		b.fault(fmt.Errorf("edge: Config.Replace: there is no layer %q", name))
+	}
 	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{TrustedProxies: cfg.TrustedProxies, Observer: cfg.Observer})
 	b.fault(err)
 	if err := errors.Join(b.errs...); err != nil {
@@ -128,6 +132,7 @@ type builder struct {
 
 func (b *builder) add(l gatemesh.Layer) {
 	if gate, ok := b.replace[l.Name]; ok {
+		delete(b.replace, l.Name)
 		if gate == nil {
 			return
 		}
