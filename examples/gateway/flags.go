@@ -47,11 +47,11 @@ type options struct {
 func parseFlags(args []string, w io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	fs.SetOutput(w)
+	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
-	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
 	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS. \"default\" serves everything without -manifests", func(s string) error {
@@ -63,7 +63,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.issuer, "issuer", "", "`iss` of the tokens")
 	fs.StringVar(&o.audience, "audience", "", "accepted `aud` of the tokens, comma-separated")
 	fs.StringVar(&o.algs, "algs", "", "accepted signature `algorithms`, comma-separated, such as RS256,ES256")
-	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys; turns authentication by key on")
+	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys; turns authentication by key on. Without this and -jwks, calls are not authenticated")
 	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks or -api-keys")
 	fs.Var(&o.clientRate, "client-rate", "`limit` for each client address before authentication, such as 100/1s,burst=200")
 	fs.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` of the certificate; without it, plain HTTP")
@@ -85,6 +85,20 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listeners close")
 	fs.DurationVar(&o.drain, "drain", 20*time.Second, "how long running requests may take after that")
 	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(w)
+			fs.Usage()
+		}
+		return nil, err
+	}
+	var empty []error
+	fs.Visit(func(f *flag.Flag) {
+		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "trusted-proxies" {
+			// As "$UNSET" in a script, which must not turn a guard off.
+			empty = append(empty, fmt.Errorf("-%s is given and empty", f.Name))
+		}
+	})
+	if err := errors.Join(empty...); err != nil {
 		return nil, err
 	}
 	if fs.NArg() > 0 {
@@ -156,11 +170,12 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Labels: map[string]string{"app": name},
 	}
 	err = errors.Join(o.buildManifests(b), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer))
-	if b.edge.Auth == nil && o.rate.Limit != (ratelimit.Limit{}) {
-		err = errors.Join(err, errors.New("-rate counts consumers, whom -jwks or -api-keys tell apart; -client-rate counts addresses"))
+	noAuth := o.jwks == "" && o.apiKeys == ""
+	if noAuth && o.rate.Limit != (ratelimit.Limit{}) {
+		err = errors.Join(err, errors.New("-rate counts consumers, which takes -jwks or -api-keys; to limit addresses use -client-rate"))
 	}
 	err = errors.Join(err, o.checkPlainText(b), o.checkAdmin())
-	if b.edge.Auth == nil && o.identityKey != "" {
+	if noAuth && o.identityKey != "" {
 		err = errors.Join(err, errors.New("-identity-key signs who was authenticated, which takes -jwks or -api-keys"))
 	}
 	if err != nil {
@@ -291,8 +306,13 @@ func (o *options) keySource(b *built, observer gatemesh.Observer) (auth.KeySourc
 }
 
 func (o *options) buildTLS(b *built) (err error) {
-	if o.tlsCert == "" && o.tlsKey == "" {
+	switch {
+	case o.tlsCert == "" && o.tlsKey == "":
 		return nil
+	case o.tlsCert == "":
+		return errors.New("-tls-key needs -tls-cert")
+	case o.tlsKey == "":
+		return errors.New("-tls-cert needs -tls-key")
 	}
 	b.tls, err = mtls.LoadEdge(o.tlsCert, o.tlsKey)
 	return err
@@ -307,6 +327,9 @@ func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
 	}
 	if o.meshCert+o.meshKey+o.meshCA == "" {
 		return nil
+	}
+	if o.meshCert == "" || o.meshKey == "" || o.meshCA == "" {
+		return errors.New("-mesh-cert, -mesh-key and -mesh-ca go together")
 	}
 	files, err := mtls.NewFiles(mtls.FilesConfig{
 		Cert: o.meshCert, Key: o.meshKey, Bundle: o.meshCA, TrustDomain: o.trustDomain, Observer: observer,

@@ -177,6 +177,9 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"nothing to do", nil, []string{"nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy"}},
 		{"argument", []string{"serve"}, []string{`unexpected argument "serve"; all settings are flags, see -h`}},
+		{"empty flag", []string{"-upstream", "default=http://x", "-api-keys", ""}, []string{"-api-keys is given and empty"}},
+		{"certificate alone", []string{"-upstream", "default=http://x", "-tls-cert", "c"}, []string{"-tls-cert needs -tls-key"}},
+		{"mesh in part", []string{"-upstream", "default=http://x", "-mesh-cert", "c"}, []string{"-mesh-cert, -mesh-key and -mesh-ca go together"}},
 		{"flag", []string{"-rate", "many"}, []string{`invalid value "many" for flag -rate`}},
 		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
 		{"upstream port", []string{"-upstream", "a:0=http://x"}, []string{`"0" is not a port`}},

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -47,7 +48,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("unexpected argument %q, see -h", flags.Arg(0))
 	}
 	if *broken != "" && !slices.ContainsFunc(acts, func(a act) bool { return a.id == *broken }) {
-		return fmt.Errorf("-break: there is no act %q", *broken)
+		return fmt.Errorf("-break: there is no act %q; the acts are a to f", *broken)
+	}
+	name, _, _ := strings.Cut(*listen, ":")
+	if addr, err := netip.ParseAddr(name); err != nil || !addr.IsLoopback() {
+		return fmt.Errorf("-listen %s: must be a loopback address, such as 127.0.0.1:8443; the auth service gives tokens to everybody", *listen)
 	}
 	logs := io.Discard
 	if *verbose || !*once && *broken == "" {

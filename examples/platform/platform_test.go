@@ -98,6 +98,7 @@ func TestMistakes(t *testing.T) {
 		want string
 	}{
 		{[]string{"-break", "z"}, `-break: there is no act "z"`},
+		{[]string{"-listen", "0.0.0.0:0"}, "must be a loopback address"},
 		{[]string{"once"}, `unexpected argument "once", see -h`},
 		{[]string{"-once", "-listen", taken.Addr().String()}, "serve: gateway: listen tcp " + taken.Addr().String()},
 	} {

@@ -51,15 +51,15 @@ type options struct {
 func parseFlags(args []string, w io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("service", flag.ContinueOnError)
-	fs.SetOutput(w)
+	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the service")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
 	fs.StringVar(&o.workload, "workload", "payment-service.production", "who we are, as `name.namespace`; our label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
 	fs.StringVar(&o.edge, "edge", "main-gateway.production", "the gateway, as `name.namespace`: it alone may say who the client is")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of AuthorizationPolicy YAML; without a policy that selects us, nobody may call")
-	fs.StringVar(&o.cert, "cert", "", "PEM `file` of our SPIFFE certificate; reloaded when it changes, like the next two")
-	fs.StringVar(&o.key, "key", "", "PEM `file` of its key")
+	fs.StringVar(&o.cert, "cert", "", "PEM `file` of our SPIFFE certificate; -cert, -key and -ca are reloaded when they change")
+	fs.StringVar(&o.key, "key", "", "PEM `file` of the key of -cert")
 	fs.StringVar(&o.ca, "ca", "", "PEM `file` of the trust domain's roots")
 	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; read once, at the start")
 	fs.StringVar(&o.identityIssuer, "identity-issuer", "", "`iss` of the identities, as the edge is configured")
@@ -67,6 +67,10 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listener closes")
 	fs.DurationVar(&o.drain, "drain", 20*time.Second, "how long running requests may take after that")
 	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(w)
+			fs.Usage()
+		}
 		return nil, err
 	}
 	if fs.NArg() > 0 {
