@@ -60,10 +60,12 @@ func (c *tally) count(sent bool, err error) {
 
 // plain sends one request by net/http; it reports whether to go on.
 func (c *tally) plain(rt http.RoundTripper, url string, body []byte) bool {
-	sent := false
+	var sent atomic.Bool // set by the transport's goroutine
 	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{WroteRequest: func(i httptrace.WroteRequestInfo) {
-		// The first answer is what counts: a retry is not of the server's doing.
-		sent = sent || i.Err == nil && c.open()
+		// A retry does not take it back: it may find nobody to answer.
+		if i.Err == nil && c.open() {
+			sent.Store(true)
+		}
 	}})
 	method := http.MethodGet
 	if len(body) > 0 {
@@ -83,8 +85,9 @@ func (c *tally) plain(rt http.RoundTripper, url string, body []byte) bool {
 			err = fmt.Errorf("got %d %q", resp.StatusCode, b)
 		}
 	}
-	c.count(sent, err)
-	return c.open()
+	open := c.open()
+	c.count(sent.Load() || open, err)
+	return open
 }
 
 // strict sends requests on one connection after the other, each once. It keeps

@@ -3,6 +3,7 @@ package serve_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -325,6 +326,107 @@ func TestNothingToDrain(t *testing.T) {
 		assert.Less(t, time.Since(began), 5*look)
 	})
 }
+
+// A lame duck shorter than the time without GOAWAY is as long as it is asked for.
+func TestShortLameDuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const short = 100 * time.Millisecond
+		r := run(t, serve.Config{LameDuck: short, Servers: []serve.Server{{Name: "app", Listener: newMemory(), Handler: hello}}})
+		synctest.Wait()
+		r.stop()
+		began := time.Now()
+		require.NoError(t, <-r.done)
+		assert.InDelta(t, short, time.Since(began), float64(5*look))
+	})
+}
+
+// A listener of the application that terminates TLS keeps its connections as
+// they are: net/http has to see who the peer is.
+func TestListenerWithTLS(t *testing.T) {
+	server, client := selfSigned(t)
+	synctest.Test(t, func(t *testing.T) {
+		l, got := newMemory(), make(chan net.Conn, 1)
+		server.Time, client.Time = wall, wall
+		r := run(t, serve.Config{Drain: 10 * time.Second, Servers: []serve.Server{{Name: "app", Listener: tls.NewListener(l, server),
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.TLS == nil || !r.TLS.HandshakeComplete {
+					panic("no TLS state")
+				}
+				hijack(got, true).ServeHTTP(w, r)
+			})}}})
+		c, err := l.dial()
+		require.NoError(t, err)
+		tc := tls.Client(c, client)
+		defer tc.Close()
+		_, err = io.WriteString(tc, "GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+		require.NoError(t, err)
+		<-got
+		r.stop()
+		began := time.Now()
+		_, err = tc.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.ErrorIs(t, <-r.done, context.DeadlineExceeded)
+		assert.InDelta(t, 10*time.Second, time.Since(began), float64(5*look))
+	})
+}
+
+// halves counts CloseWrite and knows the file that net/http may send to it.
+type halves struct {
+	*memory
+	closed, sent atomic.Int32
+}
+
+type half struct {
+	net.Conn
+	of *halves
+}
+
+func (h *halves) Accept() (net.Conn, error) {
+	c, err := h.memory.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return half{c, h}, nil
+}
+
+func (h half) CloseWrite() error { h.of.closed.Add(1); return nil }
+
+func (h half) ReadFrom(r io.Reader) (int64, error) {
+	h.of.sent.Add(1)
+	return io.Copy(struct{ io.Writer }{h.Conn}, r)
+}
+
+// What net/http looks for in a connection is still found: it closes in two
+// steps after a body that was not read, and lets the kernel copy files.
+func TestConnectionMethods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &halves{memory: newMemory()}
+		r := run(t, serve.Config{Servers: []serve.Server{{Name: "app", Listener: l,
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", "65536")
+				_, err := io.CopyN(w, zeros{}, 65536)
+				if err != nil {
+					panic(err)
+				}
+			})}}})
+		c := l.raw(t)
+		_, body := c.get(t, "/")
+		assert.Len(t, body, 65536)
+		assert.Equal(t, int32(1), l.sent.Load())
+		_, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n")
+		require.NoError(t, err)
+		_, _, err = c.answer()
+		require.NoError(t, err)
+		synctest.Wait()
+		assert.Equal(t, int32(1), l.closed.Load())
+		r.stop()
+		require.NoError(t, <-r.done)
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 // A request that runs is waited for, and cut at the deadline.
 func TestRunningRequest(t *testing.T) {
