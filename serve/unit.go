@@ -57,7 +57,7 @@ func (u *unit) run(failed chan<- error) {
 func (u *unit) closeListener(ctx context.Context) {
 	u.listener.stop(ctx)
 	if !within(ctx, settle, u.served) && u.rpc == nil {
-		return // the deadline is over
+		return // it may still claim them
 	}
 	u.listener.dropUnclaimed()
 }
