@@ -183,6 +183,7 @@ type Call struct {
 	deadline    time.Time
 	until       time.Time
 	attempt     int
+	pin         *pin     // the version of all configurations that the call sees
 	consumed    []string // fields that held a credential for us
 	names       []string // the reserved fields, by index into slots
 	slots       [maxReserved]Slot
@@ -260,7 +261,8 @@ func (c *Call) Parent() *Call { return c.parent }
 // Outbound reports whether we make the call, and did not receive it.
 func (c *Call) Outbound() bool { return c.outbound }
 
-// Attempt returns 1 for the first try of an outbound call and 0 for inbound ones.
+// Attempt returns 1 for the first try of an outbound call, 2 for the first
+// retry, and 0 for inbound calls.
 func (c *Call) Attempt() int { return c.attempt }
 
 // Received returns when the call arrived or was started.

@@ -25,8 +25,18 @@ const (
 	FactLane          Fact = "lane"           // Call.Lane and Call.Destination
 )
 
-// Layer is one layer of a [Chain]. The packages of this module return theirs
-// from a Layer method; [Middleware] makes one of foreign HTTP middleware.
+// The facts of outbound layers.
+const (
+	FactSpan     Fact = "span"     // a span of the whole call stands in the context; inbound layers give it, too
+	FactDeadline Fact = "deadline" // Call.Deadline is ours or earlier
+	FactAttempt  Fact = "attempt"  // what stands behind is done anew for each attempt
+	FactBreaker  Fact = "breaker"  // the destination is not known to be down
+	FactIdentity Fact = "identity" // the call carries who it is made for
+)
+
+// Layer is one layer of a [Chain] or an [Outbound]. The packages of this module
+// return theirs from a Layer method; [Middleware] makes one of foreign HTTP
+// middleware.
 type Layer struct {
 	// Name appears in events and in errors of NewChain. Required.
 	Name string
@@ -37,10 +47,15 @@ type Layer struct {
 	// After are facts behind which this layer must stand if any layer of the
 	// chain gives them.
 	After []Fact
-	// Gate decides, for HTTP and gRPC. Exactly one of Gate and Handler is required.
+	// Gate decides, for HTTP and gRPC. Exactly one of Gate, Handler and Retry is
+	// required.
 	Gate Gate
-	// Handler wraps HTTP handlers. A chain with such a layer has no gRPC form.
+	// Handler wraps HTTP handlers, in a Chain. A chain with such a layer has no
+	// gRPC form.
 	Handler func(http.Handler) http.Handler
+	// Retry makes attempts of outbound calls, in an Outbound. The layers before
+	// it judge a call once, those behind it each attempt.
+	Retry Retrier
 }
 
 // Middleware returns foreign HTTP middleware as a Layer, which stands where it
@@ -65,11 +80,14 @@ type Chain struct {
 func NewChain(entry *Entry, layers ...Layer) (*Chain, error) {
 	c := &Chain{entry: entry, layers: slices.Clone(layers)}
 	var errs []error
-	if entry == nil || entry.state.Load() == nil {
+	if entry == nil || entry.state.Latest() == nil {
 		errs = append(errs, errors.New("gatemesh: chain: entry is required"))
 	}
 	for i, l := range c.layers {
-		errs = append(errs, checkLayer(i, c.layers))
+		errs = append(errs, checkLayer("chain", i, c.layers))
+		if l.Retry != nil {
+			errs = append(errs, fmt.Errorf("gatemesh: chain: %q retries and belongs into an Outbound", l.Name))
+		}
 		if l.Gate != nil {
 			c.gates = append(c.gates, l)
 		}
@@ -80,17 +98,25 @@ func NewChain(entry *Entry, layers ...Layer) (*Chain, error) {
 	return c, nil
 }
 
-func checkLayer(i int, layers []Layer) error {
+// checkLayer reports what is wrong with layer i of an ordered stack, of which
+// kind is the name for people.
+func checkLayer(kind string, i int, layers []Layer) error {
 	l := layers[i]
 	var errs []error
 	fault := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("gatemesh: chain: "+format, args...))
+		errs = append(errs, fmt.Errorf("gatemesh: "+kind+": "+format, args...))
 	}
 	if l.Name == "" {
 		fault("layer %d has no Name", i)
 	}
-	if (l.Gate == nil) == (l.Handler == nil) {
-		fault("%q must have either a Gate or a Handler", l.Name)
+	kinds := 0
+	for _, set := range [...]bool{l.Gate != nil, l.Handler != nil, l.Retry != nil} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		fault("%q must have exactly one of Gate, Handler and Retry", l.Name)
 	}
 	for _, f := range l.Needs {
 		if giver(layers[:i], f) >= 0 {
@@ -146,8 +172,7 @@ func (c *Chain) GatesOnly() error {
 // is refused already here, the Exchange is returned with the Denial, for its
 // request id and its Finish.
 func (c *Chain) Start(ctx context.Context, in Inbound) (*Exchange, *Denial) {
-	s := c.entry.state.Load()
-	x := &Exchange{ctx: ctx, observer: s.Observer, gates: c.gates}
+	x, s := c.entry.begin(ctx, c.gates)
 	if err := x.accept(s, &in); err != nil {
 		return x, x.Deny(ctx, "entry", err)
 	}

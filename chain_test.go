@@ -44,10 +44,10 @@ func TestNewChainRefusesAWrongOrder(t *testing.T) {
 		{"two principals", []gatemesh.Layer{auth, keys},
 			`gatemesh: chain: "auth" and "keys" both give the principal; which one holds would be a matter of order`},
 		{"no name", []gatemesh.Layer{{Gate: yes}}, `gatemesh: chain: layer 0 has no Name`},
-		{"neither gate nor handler", []gatemesh.Layer{{Name: "x"}}, `gatemesh: chain: "x" must have either a Gate or a Handler`},
-		{"both", []gatemesh.Layer{{Name: "x", Gate: yes, Handler: pass}}, `gatemesh: chain: "x" must have either a Gate or a Handler`},
+		{"neither gate nor handler", []gatemesh.Layer{{Name: "x"}}, `gatemesh: chain: "x" must have exactly one of Gate, Handler and Retry`},
+		{"both", []gatemesh.Layer{{Name: "x", Gate: yes, Handler: pass}}, `gatemesh: chain: "x" must have exactly one of Gate, Handler and Retry`},
 		{"all at once", []gatemesh.Layer{{}, limit, auth}, "gatemesh: chain: layer 0 has no Name\n" +
-			"gatemesh: chain: \"\" must have either a Gate or a Handler\n" +
+			"gatemesh: chain: \"\" must have exactly one of Gate, Handler and Retry\n" +
 			`gatemesh: chain: "limit" needs the principal that "auth" gives, and must stand after it`},
 	} {
 		c, err := gatemesh.NewChain(entry(gatemesh.EntryConfig{}), test.layers...)

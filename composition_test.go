@@ -38,7 +38,7 @@ func TestRedirectIntoTheMesh(t *testing.T) {
 		Mesh: gatemesh.MeshHosts(map[string]gatemesh.Destination{
 			"inventory.test": {Service: "inventory"}, "payment.test": {Service: "payment"},
 		}),
-		Gates: []gatemesh.Layer{{Name: "count", Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
+		Layers: []gatemesh.Layer{{Name: "count", Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
 			asked++
 			return gatemesh.Admission{}, nil
 		})}},

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -81,7 +80,7 @@ func AnyPeer(*Peer) bool { return true }
 // forwarded; fields that the Connection field nominates are dropped here, so
 // that no decision hangs on a field that the next hop will not see.
 type Entry struct {
-	state atomic.Pointer[entryState]
+	state Live[entryState]
 }
 
 type entryState struct {
@@ -104,7 +103,14 @@ func NewEntry(cfg EntryConfig) (*Entry, error) {
 
 // Update replaces the configuration for the calls that start from now on. If
 // cfg is invalid, the old one stays.
-func (e *Entry) Update(cfg EntryConfig) error {
+func (e *Entry) Update(cfg EntryConfig) error { return Apply(e.Change(cfg)) }
+
+// Change is [Entry.Update] as a part of [Apply].
+func (e *Entry) Change(cfg EntryConfig) Change {
+	return NewChange(&e.state, func(*entryState) (*entryState, error) { return newEntryState(cfg) }, nil)
+}
+
+func newEntryState(cfg EntryConfig) (*entryState, error) {
 	s := &entryState{EntryConfig: cfg, names: []string{IdentityHeader}, special: map[string]fieldAction{}}
 	s.add(fieldUntrusted, untrustedFields...)
 	s.add(fieldDrop, overrideFields...)
@@ -132,7 +138,7 @@ func (e *Entry) Update(cfg EntryConfig) error {
 		errs = append(errs, fmt.Errorf("gatemesh: EntryConfig.Reserved has more than %d names", maxReserved-1))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
 	for i, name := range s.names {
 		s.add(fieldReserved+fieldAction(i), name)
@@ -142,8 +148,18 @@ func (e *Entry) Update(cfg EntryConfig) error {
 			s.shape(p[0], n)
 		}
 	}
-	e.state.Store(s)
-	return nil
+	return s, nil
+}
+
+// begin returns the Exchange of a call that begins now, and the configuration
+// that it sees.
+func (e *Entry) begin(ctx context.Context, gates []Layer) (*Exchange, *entryState) {
+	x := &Exchange{ctx: ctx, gates: gates}
+	x.pin.version.Store(latest.Load())
+	x.call.pin = &x.pin
+	s := e.state.For(&x.call)
+	x.observer = s.Observer
+	return x, s
 }
 
 // Inbound is a received request before anything in it is believed, for

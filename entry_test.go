@@ -126,7 +126,7 @@ func TestID03_ConnectionNominated(t *testing.T) {
 	require.NoError(t, err)
 	outbound := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
 		Mesh: gatemesh.MeshHosts(map[string]gatemesh.Destination{to.Host: {Service: "upstream"}}),
-		Gates: []gatemesh.Layer{admits("identity", gatemesh.Admission{
+		Layers: []gatemesh.Layer{admits("identity", gatemesh.Admission{
 			Header: []gatemesh.Field{{Name: gatemesh.IdentityHeader, Value: "ours"}},
 		})},
 	}))

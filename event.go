@@ -21,6 +21,11 @@ const (
 	EventNotice
 	// EventFault: something is wrong and a component goes on without it, in Message and Err.
 	EventFault
+	// EventAdmitted: Layer admitted Call. There is one for each gate.
+	EventAdmitted
+	// EventRetried: an attempt of the outbound Call ended with Outcome, and
+	// another one follows.
+	EventRetried
 )
 
 // Event is something that happened. Which fields are set depends on its Kind.
@@ -64,8 +69,9 @@ func observe(ctx context.Context, o Observer, e Event) {
 	}
 }
 
-// SlogObserver returns an Observer that writes one line an event to l: ended
-// calls at Info, refused ones at Warn with their cause, faults at Error. Paths
+// SlogObserver returns an Observer that writes one line an event to l: what
+// each gate admitted at Debug, ended calls at Info, retries and refusals at Warn,
+// those with their cause, faults at Error. Paths
 // and ids are quoted by the slog handler and cut when they are long; no header,
 // query or claim is logged.
 func SlogObserver(l *slog.Logger) Observer { return slogObserver{l} }
@@ -80,6 +86,10 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 	switch e.Kind {
 	case EventDenied:
 		level, msg = slog.LevelWarn, "denied"
+	case EventAdmitted:
+		level, msg = slog.LevelDebug, "admitted"
+	case EventRetried:
+		level, msg = slog.LevelWarn, "retried"
 	case EventPanic:
 		level, msg = slog.LevelError, "panic"
 	case EventNotice:
@@ -124,9 +134,15 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 			attrs = append(attrs, slog.String("cause", cut(d.cause.Error(), maxLogged)))
 		}
 	}
-	if e.Kind == EventFinished {
+	if e.Kind == EventFinished || e.Kind == EventRetried {
 		attrs = append(attrs, slog.String("code", e.Outcome.Code.String()), slog.Int("status", e.Outcome.Status),
 			slog.Duration("duration", e.Outcome.Duration), slog.Int64("bytes", e.Outcome.Bytes))
+		if e.Outcome.Attempts > 1 {
+			attrs = append(attrs, slog.Int("attempts", e.Outcome.Attempts))
+		}
+		if e.Outcome.Endpoint != "" {
+			attrs = append(attrs, slog.String("endpoint", e.Outcome.Endpoint))
+		}
 		if e.Outcome.Canceled {
 			attrs = append(attrs, slog.Bool("canceled", true))
 		}

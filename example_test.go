@@ -111,7 +111,7 @@ func ExampleOutbound_Transport() {
 		Mesh: gatemesh.MeshHosts(map[string]gatemesh.Destination{
 			address.Host: {Service: "payment-service", Namespace: "production"},
 		}),
-		Gates: []gatemesh.Layer{{
+		Layers: []gatemesh.Layer{{
 			Name: "identity",
 			Gate: gatemesh.GateFunc(func(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 				if c.Destination().Service != "payment-service" {

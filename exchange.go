@@ -23,6 +23,7 @@ import (
 // Exchange prints its Call.
 type Exchange struct {
 	ctx      context.Context // of the caller, without the Call
+	derived  context.Context // the latest that a gate made, or nil
 	call     Call
 	observer Observer
 	gates    []Layer
@@ -43,6 +44,8 @@ type Exchange struct {
 	attempts atomic.Int32
 	reached  atomic.Bool
 	changed  bool // Entry removed header fields
+	pin      pin
+	out      outgoing // outbound only
 
 	w  ResponseWriter // inbound HTTP only
 	id [1]string      // the response field X-Request-Id
@@ -86,56 +89,86 @@ func (x *Exchange) accept(s *entryState, in *Inbound) (err error) {
 	return err
 }
 
-// Context returns the caller's context with the Call in it.
-func (x *Exchange) Context() context.Context { return (*callContext)(x) }
+// Context returns the context of the call: the caller's, with the Call in it,
+// and what gates have put into it.
+func (x *Exchange) Context() context.Context {
+	if x.derived != nil {
+		return x.derived
+	}
+	return (*callContext)(x)
+}
+
+// Begun says that the response has begun. From here on, the call sees the
+// latest configurations; see [Live].
+func (x *Exchange) Begun() { x.pin.version.Store(nil) }
 
 // Call returns the call.
 func (x *Exchange) Call() *Call { return &x.call }
 
-// Admit runs the gates that have not run yet, in order, and returns the first
-// refusal. After a refusal it returns that one again and asks nobody.
-func (x *Exchange) Admit(ctx context.Context) *Denial { return x.admit(ctx, len(x.gates)) }
+// Admit runs the gates that have not run yet, in order, and returns the context
+// for the rest of the call, or the first refusal. After a refusal it returns
+// that one again and asks nobody.
+func (x *Exchange) Admit(ctx context.Context) (context.Context, *Denial) {
+	return x.admit(ctx, len(x.gates))
+}
 
-func (x *Exchange) admit(ctx context.Context, upto int) *Denial {
+func (x *Exchange) admit(ctx context.Context, upto int) (context.Context, *Denial) {
 	for x.refused == nil && x.next < upto {
-		x.refused = x.run(ctx, &x.gates[x.next])
+		ctx, x.refused = x.run(ctx, &x.gates[x.next])
 		x.next++
 	}
-	return x.refused
+	return ctx, x.refused
 }
 
 // AdmitCached runs gates in order for as long as they can decide without
 // waiting; see [CachedGate]. [Exchange.Admit] goes on from there.
-func (x *Exchange) AdmitCached(ctx context.Context) *Denial {
+func (x *Exchange) AdmitCached(ctx context.Context) (context.Context, *Denial) {
 	for x.refused == nil && x.next < len(x.gates) {
 		l := &x.gates[x.next]
 		g, ok := l.Gate.(CachedGate)
 		if !ok {
-			return nil
+			return ctx, nil
 		}
 		adm, ok, err := x.askCached(ctx, g)
 		if err == nil && !ok {
-			return nil
+			return ctx, nil
 		}
-		x.refused = x.judge(ctx, l, adm, err)
+		ctx, x.refused = x.judge(ctx, l, adm, err)
 		x.next++
 	}
-	return x.refused
+	return ctx, x.refused
 }
 
-func (x *Exchange) run(ctx context.Context, l *Layer) *Denial {
+func (x *Exchange) run(ctx context.Context, l *Layer) (context.Context, *Denial) {
 	adm, err := x.ask(ctx, l.Gate)
 	return x.judge(ctx, l, adm, err)
 }
 
-func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error) *Denial {
+var errForeignContext = errors.New("gatemesh: the gate returned a context that is not made of the call's")
+
+func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error) (context.Context, *Denial) {
+	if err == nil && adm.Context != nil && exchangeFrom(adm.Context) != x {
+		err = errForeignContext
+		if adm.Finish != nil { // it may hold something for the call
+			adm.Context = nil
+			x.keep(l, adm)
+		}
+	}
 	if err != nil {
-		return x.Deny(ctx, l.Name, err)
+		return ctx, x.Deny(ctx, l.Name, err)
 	}
 	if !x.stamp(l, adm) {
-		return errCanceled
+		return ctx, errCanceled
 	}
-	return nil
+	if adm.Context != nil {
+		ctx = adm.Context
+		x.derived = ctx
+		x.call.deadline, _ = ctx.Deadline()
+	}
+	if x.observer != nil {
+		x.observer.Observe(ctx, Event{Kind: EventAdmitted, Layer: l.Name, Call: &x.call})
+	}
+	return ctx, nil
 }
 
 // errPanic is what a panic of a gate becomes.
@@ -287,9 +320,6 @@ func (x *Exchange) Fields() []Field { return x.fields }
 // Pending reports whether gates wait to learn how the call ends.
 func (x *Exchange) Pending() bool { return len(x.finishers) > 0 }
 
-// tried counts an outbound attempt made for the call.
-func (x *Exchange) tried() { x.attempts.Add(1) }
-
 // Finish tells the gates that asked for it how the call ended, the last one
 // first. Only the first call has an effect.
 func (x *Exchange) Finish(o Outcome) {
@@ -298,6 +328,7 @@ func (x *Exchange) Finish(o Outcome) {
 	}
 	o.Attempts, o.Reached = int(x.attempts.Load()), o.Reached || x.reached.Load()
 	x.mu.Lock()
+	o.Endpoint = x.out.endpoint()
 	if x.finished {
 		x.mu.Unlock()
 		return
@@ -310,7 +341,9 @@ func (x *Exchange) Finish(o Outcome) {
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
 	}
-	observe(x.Context(), x.observer, Event{Kind: EventFinished, Call: &x.call, Outcome: o})
+	if x.out.of == nil { // an attempt ends with its call, or is reported as retried
+		observe(x.Context(), x.observer, Event{Kind: EventFinished, Call: &x.call, Outcome: o})
+	}
 }
 
 func (x *Exchange) finishOne(f named[Finisher], o Outcome) {

@@ -493,7 +493,8 @@ func TestFarUntil(t *testing.T) {
 		x, d := chain(gatemesh.EntryConfig{}, admits("a", gatemesh.Admission{Until: time.Now().AddDate(years, 0, 0)})).
 			Start(context.Background(), gatemesh.Inbound{Method: "POST", Path: "/"})
 		require.Nil(t, d)
-		require.Nil(t, x.Admit(x.Context()))
+		_, d = x.Admit(x.Context())
+		require.Nil(t, d)
 		assert.True(t, x.Bounded())
 		assert.False(t, x.Expired(time.Now()), years)
 	}
@@ -506,7 +507,8 @@ func TestFinishFromEverywhere(t *testing.T) {
 	x, refused := chain(gatemesh.EntryConfig{Observer: observer}, d.layer("a"), d.layer("b")).
 		Start(context.Background(), gatemesh.Inbound{Method: "POST", Path: "/"})
 	require.Nil(t, refused)
-	require.Nil(t, x.Admit(x.Context()))
+	_, refused = x.Admit(x.Context())
+	require.Nil(t, refused)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() { x.Finish(gatemesh.Outcome{}) })
@@ -621,9 +623,9 @@ func TestAdmitCached(t *testing.T) {
 		order = ""
 		x, d := chain(gatemesh.EntryConfig{}, test.layers...).Start(context.Background(), gatemesh.Inbound{Protocol: gatemesh.GRPC, Method: "POST", Authority: "h", Path: "/s/M"})
 		require.Nil(t, d)
-		first := x.AdmitCached(x.Context())
+		_, first := x.AdmitCached(x.Context())
 		assert.Equal(t, test.cached, order, test.name)
-		second := x.Admit(x.Context())
+		_, second := x.Admit(x.Context())
 		assert.Equal(t, test.then, order, test.name)
 		if test.code == gatemesh.OK {
 			assert.Nil(t, first)

@@ -51,6 +51,11 @@ type Finisher interface {
 // Admission is a Gate's consent and what it learned. The adapter stamps it on
 // the Call. The zero Admission changes nothing and costs nothing.
 type Admission struct {
+	// Context is the context for the rest of the call: the layers behind, the
+	// handler, or the outbound request. It must be made of the one that Admit
+	// was given; what has to be released at the end is for Finish. nil keeps
+	// the context.
+	Context     context.Context
 	Principal   *Principal   // who; nil changes nothing
 	Peer        *Peer        // which workload; nil changes nothing
 	Route       *Route       // what matched; nil changes nothing
@@ -62,8 +67,9 @@ type Admission struct {
 	// Until is when the consent ends, judged on streams that live longer;
 	// zero is never. See [Revalidator].
 	Until time.Time
-	// Header fields go to the response of an inbound call, and onto the
-	// request of an outbound one. They replace what the handler set.
+	// Header fields go to the response of an inbound call, where they replace
+	// what the handler set, and onto the request of an outbound one, where an
+	// empty Value takes the field off.
 	Header []Field
 	// Finish is told how the call ended. nil is not interested.
 	Finish Finisher
@@ -76,8 +82,10 @@ type Outcome struct {
 	Duration  time.Duration // from Entry to the end of the body
 	Bytes     int64         // of the response body; 0 if unknown
 	Canceled  bool          // the caller went away; neutral for every judgment of the callee
+	Expired   bool          // outbound: the deadline that the caller came with passed, not one of ours
 	Panicked  bool          // the handler panicked
 	Attempts  int           // outbound tries made for the call
+	Endpoint  string        // outbound: where the last one went, as of RecordEndpoint
 	Reached   bool          // an upstream answered
 	Denial    *Denial       // the refusal, if it was one
 	Truncated bool          // the response ended before it was complete

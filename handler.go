@@ -47,8 +47,7 @@ type entryHandler struct {
 }
 
 func (h *entryHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := h.chain.entry.state.Load()
-	x := &Exchange{ctx: r.Context(), observer: s.Observer, gates: h.chain.gates}
+	x, s := h.chain.entry.begin(r.Context(), h.chain.gates)
 	in := inbound(r)
 	err := x.accept(s, &in)
 
@@ -78,7 +77,7 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 		o.Truncated = true
 	case v != nil:
 		o.Panicked = true
-		d := x.Panicked(r.Context(), v)
+		d := x.Panicked(x.Context(), v)
 		o.Truncated = w.status != 0 || guarded(func() {
 			clear(w.Header())
 			WriteDenial(w, r, d)
@@ -201,16 +200,25 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x == nil || len(x.gates) != len(h.chain.gates) || &x.gates[0] != &h.chain.gates[0] || x.over() {
 		// A middleware replaced the request's context, maybe by that of
 		// another call, whose consents are not for this one.
-		s := h.chain.entry.state.Load()
+		s := h.chain.entry.state.Latest()
 		observe(r.Context(), s.Observer, Event{Kind: EventFault, Layer: h.chain.gates[h.upto-1].Name, Message: "no call in the request's context"})
 		WriteDenial(w, r, errNoCall)
 		return
 	}
-	if d := x.admit(r.Context(), h.upto); d != nil {
+	ctx, d := x.admit(r.Context(), h.upto)
+	if d != nil {
 		WriteDenial(w, r, d)
 		return
 	}
-	h.next.ServeHTTP(w, judged(x, r))
+	h.next.ServeHTTP(w, judged(x, withContext(r, ctx)))
+}
+
+// withContext returns r with ctx, which is that of r unless a gate replaced it.
+func withContext(r *http.Request, ctx context.Context) *http.Request {
+	if ctx == r.Context() {
+		return r
+	}
+	return r.WithContext(ctx)
 }
 
 // judged returns r with a body that is read for as long as consents hold.
@@ -259,11 +267,12 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 				WriteDenial(w, r, errNoCall)
 				return
 			}
-			if d := x.run(r.Context(), &l); d != nil {
+			ctx, d := x.run(r.Context(), &l)
+			if d != nil {
 				WriteDenial(w, r, d)
 				return
 			}
-			next.ServeHTTP(w, judged(x, r))
+			next.ServeHTTP(w, judged(x, withContext(r, ctx)))
 		})
 	}
 }

@@ -37,7 +37,8 @@ func TestTR03_PrintingShowsNoSecret(t *testing.T) {
 		Header: map[string][]string{"Authorization": {"SECRET-token"}, "X-Gatemesh-Identity": {"SECRET-identity"}},
 	})
 	require.Nil(t, d)
-	require.Nil(t, x.Admit(x.Context()))
+	_, d = x.Admit(x.Context())
+	require.Nil(t, d)
 	denial := gatemesh.Deny(gatemesh.Unauthenticated, "no", "No.").WithCause(spy{"SECRET-cause"})
 
 	for _, v := range []any{

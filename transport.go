@@ -1,152 +1,13 @@
 package gatemesh
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 )
-
-// OutboundConfig configures an [Outbound].
-type OutboundConfig struct {
-	// Mesh says which destination of ours a host (with its port, as in the
-	// URL) stands for. Required. For other hosts it reports false: calls to
-	// them pass unchanged, without identity and request id, also when a
-	// redirect leads there. A redirect from one host into the mesh, or from one
-	// service of it to another, is refused. See [MeshHosts].
-	Mesh func(ctx context.Context, host string) (Destination, bool)
-	// Gates judge calls to the mesh, in order. The fields of their Admissions
-	// go onto the request. Only Name and Gate of a Layer are used here.
-	Gates []Layer
-	// Observer receives denials and ends of calls. Default: nobody.
-	Observer Observer
-}
-
-// MeshHosts returns an [OutboundConfig.Mesh] that looks hosts up in a copy of
-// m, first as "name:port", then as "name".
-func MeshHosts(m map[string]Destination) func(context.Context, string) (Destination, bool) {
-	m = maps.Clone(m)
-	return func(_ context.Context, host string) (Destination, bool) {
-		name, port, err := CanonicalHost(host)
-		if err != nil {
-			return Destination{}, false
-		}
-		d, ok := m[name+":"+port]
-		if !ok {
-			d, ok = m[name]
-		}
-		return d, ok
-	}
-}
-
-// Outbound is the counterpart of a [Chain] for the calls that a service makes.
-// It gives each a Call of its own whose Parent is the inbound call in the
-// context, judges it, and sends request id and the gates' fields along. Fields
-// that carry an identity and that it did not create itself are removed.
-type Outbound struct{ cfg OutboundConfig }
-
-// NewOutbound returns an Outbound. It reports every invalid field at once.
-func NewOutbound(cfg OutboundConfig) (*Outbound, error) {
-	var errs []error
-	if cfg.Mesh == nil {
-		errs = append(errs, errors.New("gatemesh: OutboundConfig.Mesh is required"))
-	}
-	cfg.Gates = slices.Clone(cfg.Gates)
-	for i, l := range cfg.Gates {
-		if l.Gate == nil || l.Name == "" {
-			errs = append(errs, fmt.Errorf("gatemesh: OutboundConfig.Gates[%d] needs a Name and a Gate", i))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return &Outbound{cfg: cfg}, nil
-}
-
-// OutboundRequest is a request about to be sent, for adapters of other
-// transports than net/http.
-type OutboundRequest struct {
-	Protocol                                  Protocol
-	Scheme, Method, Authority, RawQuery, Path string // Path is escaped
-	Header                                    map[string][]string
-	LowerCase                                 bool // as in [Inbound]
-	Redirected                                bool // another host chose where the request goes
-}
-
-// Start makes the Call of a request and asks the gates. It returns nil for a
-// request that does not go to the mesh.
-func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *Denial) {
-	dest, ok := o.cfg.Mesh(ctx, in.Authority)
-	if !ok {
-		return nil, nil
-	}
-	x := &Exchange{ctx: ctx, observer: o.cfg.Observer, gates: o.cfg.Gates}
-	c := &x.call
-	c.outbound, c.attempt, c.received, c.destination = true, 1, time.Now(), dest
-	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery
-	c.header = Header{fields: in.Header, lower: in.LowerCase}
-	c.deadline, _ = ctx.Deadline()
-	if c.path, _ = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: true, KeepPathParameters: true}); c.path == "" {
-		c.path = in.Path // the callee will judge it
-	}
-	c.matchPath = MatchForm(c.path)
-	c.host, _, _ = CanonicalHost(in.Authority)
-	parent := exchangeFrom(ctx)
-	for parent != nil && parent.call.outbound {
-		parent = exchangeFrom(parent.ctx)
-	}
-	if parent != nil {
-		parent.tried()
-		c.parent, c.requestID, c.lane = &parent.call, parent.call.requestID, parent.call.lane
-	} else {
-		c.requestID = newRequestID()
-	}
-	if in.Redirected {
-		return x, x.Deny(x.Context(), "outbound", denyRedirect)
-	}
-	return x, x.Admit(x.Context())
-}
-
-// Answered records that the callee answered an outbound call.
-func (x *Exchange) Answered() {
-	x.reached.Store(true)
-	if p := exchangeFrom(x.ctx); p != nil {
-		p.reached.Store(true)
-	}
-}
-
-// withheld reports whether a field of an outbound request is the credential
-// that a call which led to it was authenticated with, in this chain or in one
-// around it. It is for us and for nobody behind us. A field of that name with
-// other values is the application's own.
-func (x *Exchange) withheld(name string, values []string) bool {
-	for p := exchangeFrom(x.ctx); p != nil; p = exchangeFrom(p.ctx) {
-		if !slices.ContainsFunc(p.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
-			continue
-		}
-		received := p.call.header.values(name)
-		if slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// CarriesIdentity reports whether a header field or metadata key belongs to
-// this library and may reach an upstream only if the library wrote it.
-func CarriesIdentity(name string) bool {
-	if len(name) < len("x-gatemesh-") || name[0]|0x20 != 'x' {
-		return false
-	}
-	var buf [len("x-gatemesh-")]byte
-	return string(foldName(buf[:], name[:len(buf)])) == "x-gatemesh-"
-}
 
 // denyRedirect is for redirects into the mesh. Who answers one of our calls
 // must not be able to send our certificate and the user's identity on to a
@@ -161,6 +22,10 @@ func redirected(r *http.Request) bool {
 
 // Transport returns base behind o. A nil base is [http.DefaultTransport]. A
 // refused call returns the [*Denial] as its error. Requests are not modified.
+//
+// With a [Retrier], a request is sent again only if its body can be had again
+// from GetBody, or there is none. Answers that are given up are closed; the
+// last one is the caller's, whatever its status.
 func (o *Outbound) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
@@ -174,9 +39,59 @@ type transport struct {
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	x, d := t.out.Start(r.Context(), outboundRequest(r))
+	if x == nil {
+		if h := WithoutIdentity(r.Header); len(h) != len(r.Header) {
+			r = r.WithContext(r.Context())
+			r.Header = h
+		}
+		return t.base.RoundTrip(r)
+	}
+	a := x
+	if d == nil {
+		a, d = x.Attempt()
+	}
+	if d != nil {
+		closeBody(r)
+		o := Outcome{Code: d.grpcCode()}
+		a.Finish(o)
+		x.Finish(o)
+		return nil, d
+	}
+	settled := false
+	defer func() {
+		if !settled { // base panicked
+			a.Finish(Outcome{Code: Internal, Panicked: true})
+			x.Finish(Outcome{Code: Internal, Panicked: true})
+		}
+	}()
+	out := r.WithContext(a.Context())
+	for {
+		out.Header = a.OutgoingHeader()
+		resp, err := t.base.RoundTrip(out)
+		if err == nil && resp == nil { // net/http makes an error of it, too
+			err = errors.New("gatemesh: the transport returned neither a response nor an error")
+		}
+		next := x.Again(a, attemptOf(a, r, resp, err))
+		if next == nil {
+			settled = true
+			return settle(x, a, resp, err)
+		}
+		again, failed := replay(r, next)
+		if failed != nil { // the answer we have is the best there will be
+			next.Finish(Outcome{Code: Internal})
+			settled = true
+			return settle(x, next, resp, err)
+		}
+		discard(resp)
+		a, out = next, again
+	}
+}
+
+func outboundRequest(r *http.Request) OutboundRequest {
 	in := OutboundRequest{
 		Protocol: HTTP, Scheme: r.URL.Scheme, Method: r.Method, Authority: r.URL.Host,
-		Path: r.URL.EscapedPath(), RawQuery: r.URL.RawQuery, Header: r.Header,
+		Path: r.URL.EscapedPath(), RawQuery: r.URL.RawQuery, Header: r.Header, Redirected: redirected(r),
 	}
 	if in.Method == "" {
 		in.Method = http.MethodGet
@@ -187,77 +102,99 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if in.Method == http.MethodPost && isGRPC(r.Header.Get("Content-Type")) { // a client's request has no version yet
 		in.Protocol = GRPC
 	}
-	in.Redirected = redirected(r)
-	x, d := t.out.Start(r.Context(), in)
-	if x == nil {
-		return t.base.RoundTrip(r)
-	}
-	if d != nil {
-		if r.Body != nil {
-			_ = r.Body.Close() // the contract of RoundTripper; its error changes nothing
-		}
-		x.Finish(Outcome{Code: d.grpcCode()})
-		return nil, d
-	}
-	r2 := r.WithContext(x.Context())
-	r2.Header = x.OutgoingHeader()
-	returned := false
-	defer func() {
-		if !returned {
-			x.Finish(Outcome{Code: Internal, Panicked: true})
-		}
-	}()
-	resp, err := t.base.RoundTrip(r2)
-	returned = true
-	if err != nil || resp == nil { // net/http makes an error of the latter
-		code := AsDenial(r.Context(), err).Code
-		if code == Internal {
-			code = Unavailable
-		}
-		x.Finish(Outcome{Code: code, Canceled: code == Canceled})
-		return nil, err
-	}
-	x.Answered()
-	switch {
-	case resp.Body == nil:
-		x.Finish(Outcome{Code: CodeOf(resp.StatusCode), Status: resp.StatusCode})
-	case x.Pending() || x.observer != nil:
-		resp.Body = watch(x, resp)
-	}
-	return resp, nil
+	return in
 }
 
-// OutgoingHeader returns the header fields to send with an outbound call: those
-// of the request without identities that are not ours, and what the call
-// carries. The caller owns the map, and not its values.
-func (x *Exchange) OutgoingHeader() map[string][]string {
-	h := x.call.header
-	out := make(map[string][]string, len(h.fields)+1+len(x.fields))
-	for name, values := range h.fields {
-		if !CarriesIdentity(name) && !strings.EqualFold(name, RequestIDHeader) && !x.withheld(name, values) {
-			out[name] = slices.Clip(values) // whoever appends gets a copy
+func closeBody(r *http.Request) {
+	if r.Body != nil {
+		_ = r.Body.Close() // the contract of RoundTripper; its error changes nothing
+	}
+}
+
+// attemptOf describes an attempt whose body nobody has read yet.
+func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Attempt {
+	at := Attempt{Err: err, Replayable: r.Body == nil || r.Body == http.NoBody || r.GetBody != nil}
+	if err != nil {
+		at.Outcome = a.Failed(err)
+		return at
+	}
+	a.Answered()
+	at.Header = resp.Header
+	at.Outcome = Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode, Reached: true}
+	return at
+}
+
+// codeOf returns the code of an answer. That of gRPC stands in its trailers,
+// which are its header if there is no message.
+func codeOf(status int, fields http.Header) Code {
+	if s := fields.Get("Grpc-Status"); s != "" && status == http.StatusOK {
+		n, err := strconv.ParseUint(s, 10, 8)
+		if err != nil {
+			return Unknown
 		}
+		return Code(n)
 	}
-	x.id[0] = x.call.requestID
-	out[h.key(RequestIDHeader)] = x.id[:]
-	for _, f := range x.fields {
-		out[h.key(f.Name)] = []string{f.Value}
+	return CodeOf(status)
+}
+
+// replay returns r for the attempt a, with its body from the beginning.
+func replay(r *http.Request, a *Exchange) (*http.Request, error) {
+	out := r.WithContext(a.Context())
+	if r.GetBody != nil && r.Body != nil && r.Body != http.NoBody {
+		body, err := r.GetBody()
+		if err != nil {
+			return nil, err
+		}
+		out.Body = body
 	}
-	return out
+	return out, nil
+}
+
+// discard gives up an answer. A short body is read, so that an HTTP/1
+// connection can be used again, but not waited for.
+func discard(resp *http.Response) {
+	if resp == nil || resp.Body == nil {
+		return
+	}
+	if n := resp.ContentLength; 0 < n && n <= 2<<10 {
+		stop := time.AfterFunc(50*time.Millisecond, func() { _ = resp.Body.Close() })
+		_, _ = io.CopyN(io.Discard, resp.Body, n+1) // what comes of it does not matter
+		stop.Stop()
+	}
+	_ = resp.Body.Close() // nor does this
+}
+
+// settle hands the last answer to the caller.
+func settle(x, a *Exchange, resp *http.Response, err error) (*http.Response, error) {
+	if err != nil {
+		o := x.Failed(err)
+		a.Finish(o)
+		x.Finish(o)
+		return nil, err
+	}
+	switch {
+	case resp.Body == nil:
+		o := Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode}
+		a.Finish(o)
+		x.Finish(o)
+	case a.Pending() || x.Pending() || x.observer != nil:
+		resp.Body = watch(x, a, resp)
+	}
+	return resp, nil
 }
 
 // watchedBody tells the gates of an outbound call when its response ends.
 type watchedBody struct {
 	io.ReadCloser
-	x      *Exchange
-	status int
-	mu     sync.Mutex // Close may come from another goroutine than Read
-	bytes  int64
-	done   bool
+	x, a  *Exchange // the call and its last attempt
+	resp  *http.Response
+	mu    sync.Mutex // Close may come from another goroutine than Read
+	bytes int64
+	done  bool
 }
 
-func watch(x *Exchange, resp *http.Response) io.ReadCloser {
-	b := &watchedBody{ReadCloser: resp.Body, x: x, status: resp.StatusCode}
+func watch(x, a *Exchange, resp *http.Response) io.ReadCloser {
+	b := &watchedBody{ReadCloser: resp.Body, x: x, a: a, resp: resp}
 	w, ok := resp.Body.(io.Writer)
 	if !ok {
 		return b
@@ -296,14 +233,18 @@ func (b *watchedBody) end(err error) {
 	if done {
 		return
 	}
-	o := Outcome{Code: CodeOf(b.status), Status: b.status, Bytes: n}
+	o := Outcome{Code: codeOf(b.resp.StatusCode, b.resp.Header), Status: b.resp.StatusCode, Bytes: n}
 	eof := errors.Is(err, io.EOF)
-	if err != nil && !eof {
+	switch {
+	case eof && b.resp.Trailer != nil && b.x.call.protocol == GRPC:
+		o.Code = codeOf(b.resp.StatusCode, b.resp.Trailer)
+	case err != nil && !eof:
 		o.Truncated, o.Code = true, Unavailable
 	}
-	if o.Canceled = !eof && b.x.ctx.Err() == context.Canceled; o.Canceled {
-		o.Code = Canceled
+	if !eof {
+		b.x.judgeCaller(&o)
 	}
+	b.a.Finish(o)
 	b.x.Finish(o)
 }
 

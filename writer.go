@@ -73,6 +73,7 @@ func (w *ResponseWriter) begin(status int) {
 		return
 	}
 	w.status = status
+	w.x.Begun()
 	h := w.ResponseWriter.Header()
 	for _, hook := range w.hooks {
 		hook(status, h)
@@ -150,6 +151,7 @@ func (w *ResponseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
 	}
+	w.x.Begun()
 	w.hijacked = &hijackedConn{Conn: conn, w: w}
 	// What net/http has read ahead must be in the buffer of the new reader too,
 	// where websocket packages look for it. Everything later must come through

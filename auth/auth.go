@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -18,7 +17,7 @@ import (
 // Fails closed: when an issuer's keys cannot be had, its tokens are refused
 // with 401; API keys and tokens with known keys do not depend on anybody.
 type Authenticator struct {
-	state    atomic.Pointer[state]
+	state    gatemesh.Live[state]
 	observer gatemesh.Observer
 }
 
@@ -49,17 +48,23 @@ func New(cfg Config) (*Authenticator, error) {
 // cfg is invalid, the old one stays. Verified tokens of issuers whose
 // configuration is the same, with the same [Issuer.Keys], stay remembered,
 // unless CacheEntries has changed. The Observer is the one New was given.
-func (a *Authenticator) Update(cfg Config) error {
+func (a *Authenticator) Update(cfg Config) error { return gatemesh.Apply(a.Change(cfg)) }
+
+// Change is [Authenticator.Update] as a part of [gatemesh.Apply].
+func (a *Authenticator) Change(cfg Config) gatemesh.Change {
+	return gatemesh.NewChange(&a.state, func(old *state) (*state, error) { return newState(cfg, old) }, nil)
+}
+
+func newState(cfg Config, old *state) (*state, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
-		return err
+		return nil, err
 	}
 	s := &state{
 		cfg: cfg, deny: newDenials(&cfg),
 		tokenIn: []string{"Authorization"}, apiKeyIn: []string{cfg.APIKeyHeader},
 	}
 	s.http, s.grpc = newFieldNames(&cfg)
-	old := a.state.Load()
 	for i := range cfg.Issuers {
 		is := newIssuer(cfg.Issuers[i], cfg.Realm)
 		if old != nil {
@@ -74,8 +79,7 @@ func (a *Authenticator) Update(cfg Config) error {
 	} else {
 		s.cache = newCache(cfg.CacheEntries)
 	}
-	a.state.Store(s)
-	return nil
+	return s, nil
 }
 
 // Layer returns the gate for a [gatemesh.Chain]: behind a limit by address,
@@ -99,7 +103,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 // Admit returns the principal of the call's credential. It waits only for the
 // key set of a token whose key is not known, for at most the source's timeout.
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	s, now := a.state.Load(), time.Now()
+	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
 	if err != nil || adm.Principal != nil {
 		return adm, err
@@ -114,7 +118,7 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 // AdmitCached decides like Admit about everything but tokens that were not
 // verified lately.
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
-	s := a.state.Load()
+	s := a.state.For(c)
 	adm, raw, err := s.fromMemory(c, time.Now())
 	if err != nil || adm.Principal != nil {
 		return adm, err == nil, err

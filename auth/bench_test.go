@@ -40,7 +40,7 @@ func BenchmarkAdmitMiss(b *testing.B) {
 			ctx, now := b.Context(), time.Now()
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, d := a.state.Load().verify(ctx, tok, now); d != nil {
+				if _, d := a.state.Latest().verify(ctx, tok, now); d != nil {
 					b.Fatal(d)
 				}
 			}

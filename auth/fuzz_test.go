@@ -64,7 +64,7 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, claims string) {
 		now := time.Unix(1_800_000_000, 0)
 		raw := sign(t, "HS256", secret, header, claims)
-		s := a.state.Load()
+		s := a.state.Latest()
 		v, d := s.verify(t.Context(), raw, now)
 		parser := func(o ...jwt.ParserOption) *jwt.Parser {
 			return jwt.NewParser(append(o, jwt.WithStrictDecoding(), jwt.WithValidMethods([]string{"HS256"}), jwt.WithIssuer("i"),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"strings"
-	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -28,7 +27,7 @@ import (
 // Different services deal the same users differently. [Config.Salt] makes
 // different installations do so, too.
 type Splitter struct {
-	state atomic.Pointer[state]
+	state gatemesh.Live[state]
 }
 
 // New returns a Splitter for cfg. It reports every fault at once, each with the
@@ -44,13 +43,11 @@ func New(cfg Config) (*Splitter, error) {
 // Update replaces the whole configuration for the calls that are admitted from
 // now on. If cfg is invalid, the old one stays. As nothing is stored, users
 // keep their version as far as the weights let them.
-func (s *Splitter) Update(cfg Config) error {
-	state, err := compile(cfg)
-	if err != nil {
-		return err
-	}
-	s.state.Store(state)
-	return nil
+func (s *Splitter) Update(cfg Config) error { return gatemesh.Apply(s.Change(cfg)) }
+
+// Change is [Splitter.Update] as a part of [gatemesh.Apply].
+func (s *Splitter) Change(cfg Config) gatemesh.Change {
+	return gatemesh.NewChange(&s.state, func(*state) (*state, error) { return compile(cfg) }, nil)
 }
 
 var (
@@ -71,7 +68,7 @@ var (
 // of the Split has a subset of that name and a weight. The lane then takes
 // precedence over the rules, so that a tree of calls stays in one version.
 func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	state := s.state.Load()
+	state := s.state.For(c)
 	d := c.Destination()
 	adm := gatemesh.Admission{}
 	if d == (gatemesh.Destination{}) && c.Route() != nil && len(c.Route().Backends) > 0 {
@@ -171,7 +168,7 @@ func (s *Splitter) Handler(next http.Handler) http.Handler {
 
 // observe passes events to whom the current configuration names.
 func (s *Splitter) observe(ctx context.Context, e gatemesh.Event) {
-	if to := s.state.Load().observer; to != nil {
+	if to := s.state.Latest().observer; to != nil {
 		to.Observe(ctx, e)
 	}
 }

@@ -34,8 +34,9 @@ func (c *Client) Options() []grpc.DialOption {
 	return []grpc.DialOption{grpc.WithChainUnaryInterceptor(c.unary), grpc.WithChainStreamInterceptor(c.stream)}
 }
 
-// start makes the outbound call. x is nil if the connection leads elsewhere.
-func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) (context.Context, *gatemesh.Exchange, error) {
+// start makes the outbound call and its first attempt. x is nil if the
+// connection leads elsewhere; then the call is made with the returned context.
+func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) (_ context.Context, x, a *gatemesh.Exchange, err error) {
 	md, _ := metadata.FromOutgoingContext(ctx)
 	target := cc.CanonicalTarget()
 	x, d := c.out.Start(ctx, gatemesh.OutboundRequest{
@@ -43,17 +44,31 @@ func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) 
 		Authority: target[strings.LastIndexByte(target, '/')+1:],
 	})
 	if x == nil {
-		return ctx, nil, nil
+		if without := gatemesh.WithoutIdentity(md); len(without) != len(md) {
+			ctx = metadata.NewOutgoingContext(ctx, without)
+		}
+		return ctx, nil, nil, nil
+	}
+	a = x
+	if d == nil {
+		a, d = x.Attempt()
 	}
 	if d != nil {
-		x.Finish(gatemesh.Outcome{Code: gatemesh.Code(code(d))})
-		return ctx, nil, Status(d).Err()
+		o := gatemesh.Outcome{Code: gatemesh.Code(code(d))}
+		a.Finish(o)
+		x.Finish(o)
+		return ctx, nil, nil, Status(d).Err()
 	}
-	return metadata.NewOutgoingContext(x.Context(), x.OutgoingHeader()), x, nil
+	return ctx, x, a, nil
+}
+
+// outgoing returns the context of the attempt a, with its metadata.
+func outgoing(a *gatemesh.Exchange) context.Context {
+	return metadata.NewOutgoingContext(a.Context(), a.OutgoingHeader())
 }
 
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-	ctx, x, err := c.start(ctx, method, cc)
+	ctx, x, a, err := c.start(ctx, method, cc)
 	if err != nil {
 		return err
 	}
@@ -61,14 +76,21 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
 	err = errAborted // what a panic leaves behind
-	defer func() { finish(ctx, x, err) }()
-	return invoke(ctx, method, req, reply, cc, opts...)
+	defer func() { finish(x, a, err) }()
+	for {
+		err := invoke(outgoing(a), method, req, reply, cc, opts...)
+		next := x.Again(a, gatemesh.Attempt{Outcome: outcome(a, err), Err: err, Replayable: true})
+		if next == nil {
+			return err
+		}
+		a = next
+	}
 }
 
 var errAborted = status.Error(codes.Internal, "aborted by a panic")
 
 func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	ctx, x, err := c.start(ctx, method, cc)
+	ctx, x, a, err := c.start(ctx, method, cc)
 	if err != nil {
 		return nil, err
 	}
@@ -77,23 +99,34 @@ func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 	}
 	// grpc knows of every way a stream can end. To watch its Context instead
 	// would commit the first attempt and forbid grpc to retry on its own.
-	opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) { finish(ctx, x, err) }))
-	s, err := streamer(ctx, desc, cc, method, opts...)
+	opts = append(slices.Clip(opts), grpc.OnFinish(func(err error) { finish(x, a, err) }))
+	s, err := streamer(outgoing(a), desc, cc, method, opts...)
 	if err != nil {
-		finish(ctx, x, err) // an interceptor between us and grpc may have refused
+		finish(x, a, err) // an interceptor between us and grpc may have refused
 	}
 	return s, err
 }
 
-// finish tells the gates how the call ended. Any status that is not made up by
-// this side says that the callee answered.
-func finish(ctx context.Context, x *gatemesh.Exchange, err error) {
-	o := gatemesh.Outcome{Code: gatemesh.Code(status.Code(err))}
-	if o.Canceled = err != nil && errors.Is(ctx.Err(), context.Canceled); o.Canceled {
-		o.Code = gatemesh.Canceled
+// outcome returns how an attempt ended. Any status that is not made up by this
+// side says that the callee answered.
+func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
+	o := gatemesh.Outcome{}
+	if err != nil {
+		o = a.Failed(err)
+		if !o.Canceled {
+			o.Code = gatemesh.Code(status.Code(err))
+		}
 	}
 	if o.Code != gatemesh.Unavailable && !o.Canceled && o.Code != gatemesh.DeadlineExceeded {
-		x.Answered()
+		a.Answered()
+		o.Reached = true
 	}
+	return o
+}
+
+// finish tells the gates of the call and of its last attempt how they ended.
+func finish(x, a *gatemesh.Exchange, err error) {
+	o := outcome(a, err)
+	a.Finish(o)
 	x.Finish(o)
 }

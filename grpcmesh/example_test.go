@@ -69,7 +69,7 @@ func ExampleClient_Options() {
 		Mesh: gatemesh.MeshHosts(map[string]gatemesh.Destination{
 			listener.Addr().String(): {Service: "payment-service", Namespace: "production"},
 		}),
-		Gates: []gatemesh.Layer{{
+		Layers: []gatemesh.Layer{{
 			Name: "identity",
 			Gate: gatemesh.GateFunc(func(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 				return gatemesh.Admission{Header: []gatemesh.Field{

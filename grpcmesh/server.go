@@ -67,7 +67,7 @@ type tapped struct {
 func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, error) {
 	x, d := s.start(ctx, info.FullMethodName, info.Header)
 	if d == nil {
-		d = x.AdmitCached(x.Context())
+		_, d = x.AdmitCached(x.Context())
 	}
 	if d != nil {
 		x.Finish(gatemesh.Outcome{Code: gatemesh.Code(code(d))})
@@ -136,14 +136,16 @@ func (s *Server) begin(ctx context.Context, method string) (context.Context, *ga
 		if !t.claim() {
 			return ctx, t.x, gatemesh.AsDenial(ctx, ctx.Err())
 		}
-		return ctx, t.x, t.x.Admit(ctx)
+		ctx, d := t.x.Admit(ctx)
+		return ctx, t.x, d
 	}
 	md, _ := metadata.FromIncomingContext(ctx)
 	x, d := s.start(ctx, method, md)
+	ctx = withHeader(x)
 	if d == nil {
-		d = x.Admit(x.Context())
+		ctx, d = x.Admit(ctx)
 	}
-	return withHeader(x), x, d
+	return ctx, x, d
 }
 
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
@@ -216,6 +218,7 @@ type serverStream struct {
 func (s *serverStream) Context() context.Context { return s.ctx }
 
 func (s *serverStream) SendMsg(m any) error {
+	s.x.Begun()
 	if err := s.renew(); err != nil {
 		return err
 	}

@@ -145,7 +145,7 @@ func (m *Member) Client(gates ...gatemesh.Layer) *http.Client {
 			name, _, err := gatemesh.CanonicalHost(host)
 			return gatemesh.Destination{Service: name, Namespace: m.workload.Namespace}, err == nil && m.mesh.serves(name)
 		},
-		Gates: append(slices.Clone(gates), identity.Forward()),
+		Layers: append(slices.Clone(gates), identity.Forward()),
 	}))
 	return &http.Client{Transport: out.Transport(roundTripper{m})}
 }

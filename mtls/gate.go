@@ -43,7 +43,7 @@ func (t *TLS) Peer(cs *tls.ConnectionState) (*gatemesh.Peer, error) {
 	if !cs.HandshakeComplete { // else the client may not hold the private key
 		return nil, denyInvalid.WithCause(errHandshake)
 	}
-	v, err := t.client(cs.PeerCertificates, t.state.Load(), time.Now())
+	v, err := t.client(cs.PeerCertificates, t.state.Latest(), time.Now())
 	if err != nil {
 		return nil, closeInvalid.WithCause(err)
 	}
@@ -58,7 +58,7 @@ func (t *TLS) Peer(cs *tls.ConnectionState) (*gatemesh.Peer, error) {
 // validity or trust 401 and one that Authorize refuses 403; over HTTP the last
 // two lose their connection.
 func (t *TLS) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	v, until, err := t.judge(c, c.Received())
+	v, until, err := t.judge(c, t.state.For(c), c.Received())
 	if err != nil {
 		return gatemesh.Admission{}, err
 	}
@@ -73,16 +73,15 @@ func (t *TLS) AdmitCached(ctx context.Context, c *gatemesh.Call) (gatemesh.Admis
 
 // Revalidate judges the peer of an open stream again.
 func (t *TLS) Revalidate(_ context.Context, c *gatemesh.Call) (time.Time, error) {
-	_, until, err := t.judge(c, time.Now())
+	_, until, err := t.judge(c, t.state.Latest(), time.Now())
 	return until, err
 }
 
-func (t *TLS) judge(c *gatemesh.Call, now time.Time) (*verified, time.Time, error) {
+func (t *TLS) judge(c *gatemesh.Call, s *Config, now time.Time) (*verified, time.Time, error) {
 	p := c.Peer()
 	if p == nil {
 		return nil, time.Time{}, denyMissing
 	}
-	s := t.state.Load()
 	v, err := t.again(p, s, now)
 	if err != nil {
 		return nil, time.Time{}, refusal(c, denyInvalid, closeInvalid).WithCause(err)

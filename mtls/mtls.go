@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -33,7 +32,7 @@ type Config struct {
 // TLS makes and accepts connections between workloads, and is the gate that
 // judges their calls. Make it with [New]. It is safe for concurrent use.
 type TLS struct {
-	state atomic.Pointer[Config] // immutable
+	state gatemesh.Live[Config] // immutable
 	cache cache
 }
 
@@ -49,7 +48,15 @@ func New(cfg Config) (*TLS, error) {
 // Update replaces the configuration for all handshakes and calls from now on,
 // those of the [tls.Config]s and transports that t has made included. If cfg
 // is invalid, the old configuration stays.
-func (t *TLS) Update(cfg Config) error {
+func (t *TLS) Update(cfg Config) error { return gatemesh.Apply(t.Change(cfg)) }
+
+// Change is [TLS.Update] as a part of [gatemesh.Apply]. Handshakes and
+// connections, which belong to no call, see the new configuration at once.
+func (t *TLS) Change(cfg Config) gatemesh.Change {
+	return gatemesh.NewChange(&t.state, func(*Config) (*Config, error) { return newState(cfg) }, nil)
+}
+
+func newState(cfg Config) (*Config, error) {
 	var errs []error
 	switch {
 	case cfg.Source == nil:
@@ -64,13 +71,12 @@ func (t *TLS) Update(cfg Config) error {
 		errs = append(errs, errors.New("mtls: Config.Recheck must not be negative"))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
 	if cfg.Recheck == 0 {
 		cfg.Recheck = time.Minute
 	}
-	t.state.Store(&cfg)
-	return nil
+	return &cfg, nil
 }
 
 var errNoCredentials = errors.New("mtls: the source has no credentials")
@@ -131,7 +137,7 @@ func (t *TLS) ServerConfig() *tls.Config {
 }
 
 func (t *TLS) certificate() (*tls.Certificate, error) {
-	creds := t.state.Load().Source.Credentials()
+	creds := t.state.Latest().Source.Credentials()
 	if creds == nil {
 		return nil, errNoCredentials
 	}
@@ -139,7 +145,7 @@ func (t *TLS) certificate() (*tls.Certificate, error) {
 }
 
 func (t *TLS) verifyClient(cs tls.ConnectionState) error {
-	s := t.state.Load()
+	s := t.state.Latest()
 	v, err := t.client(cs.PeerCertificates, s, time.Now())
 	if err != nil {
 		return err
@@ -178,7 +184,7 @@ func (t *TLS) ClientConfig(callee Authorizer) (*tls.Config, error) {
 }
 
 func (t *TLS) verifyServer(cs tls.ConnectionState, callee Authorizer) error {
-	creds := t.state.Load().Source.Credentials()
+	creds := t.state.Latest().Source.Credentials()
 	if creds == nil {
 		return errNoCredentials
 	}
@@ -201,5 +207,5 @@ func (t *TLS) Layer() gatemesh.Layer {
 // Handler judges the peer of each request before next, for use without a
 // [gatemesh.Chain]. It must stand behind [gatemesh.Entry.Handler].
 func (t *TLS) Handler(next http.Handler) http.Handler {
-	return gatemesh.GateHandler(t.Layer(), t.state.Load().Observer)(next)
+	return gatemesh.GateHandler(t.Layer(), t.state.Latest().Observer)(next)
 }

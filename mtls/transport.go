@@ -73,7 +73,7 @@ func (t *Transport) CloseIdleConnections() {
 }
 
 func (t *Transport) current() (*pool, error) {
-	creds := t.tls.state.Load().Source.Credentials()
+	creds := t.tls.state.Latest().Source.Credentials()
 	if creds == nil {
 		return nil, errNoCredentials
 	}
@@ -83,7 +83,7 @@ func (t *Transport) current() (*pool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// Somebody else may have changed the pool, and the credentials again.
-	creds = t.tls.state.Load().Source.Credentials()
+	creds = t.tls.state.Latest().Source.Credentials()
 	old := t.pool.Load()
 	switch {
 	case creds == nil:

@@ -181,9 +181,9 @@ func TestChargedOnceByBothRoads(t *testing.T) {
 			RemoteAddr: netip.MustParseAddrPort("192.0.2.1:5000"), LowerCase: true,
 		})
 		require.Nil(t, d)
-		d = x.AdmitCached(t.Context())
+		_, d = x.AdmitCached(t.Context())
 		if d == nil {
-			d = x.Admit(t.Context())
+			_, d = x.Admit(t.Context())
 		}
 		assert.Equal(t, want, d == nil, "call %d", i)
 		x.Finish(gatemesh.Outcome{Duration: time.Millisecond})

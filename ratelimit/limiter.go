@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,9 +18,8 @@ var errUnset = gatemesh.Deny(gatemesh.Internal, "internal", "The request could n
 // decides from memory alone and never waits. It is safe for concurrent use and
 // needs no closing. The zero Limiter refuses every call; use [New].
 type Limiter struct {
-	state  atomic.Pointer[state]
-	table  *table
-	update sync.Mutex
+	state  gatemesh.Live[state]
+	table  *table       // nil for the zero Limiter
 	warned atomic.Int64 // Unix seconds of the last report that the table is full
 }
 
@@ -41,8 +39,7 @@ func New(cfg Config) (*Limiter, error) {
 	}
 	cfg = cfg.withDefaults()
 	l := &Limiter{table: newTable(cfg.MaxKeys, time.Now())}
-	l.state.Store(&state{Config: cfg, plan: newPlan(cfg.Limit, 0), fields: newFields(&cfg)})
-	return l, nil
+	return l, l.Update(cfg)
 }
 
 // Update replaces the configuration for the calls that come from now on. If
@@ -50,15 +47,26 @@ func New(cfg Config) (*Limiter, error) {
 // Limit it counts as used, also when a quota becomes a token bucket or the
 // reverse. Name and the facts of Key cannot change, because the chain's order
 // was checked with them.
-func (l *Limiter) Update(cfg Config) error {
-	l.update.Lock()
-	defer l.update.Unlock()
-	old := l.state.Load()
-	if old == nil {
-		return errors.New("ratelimit: the Limiter was not made by New")
+func (l *Limiter) Update(cfg Config) error { return gatemesh.Apply(l.Change(cfg)) }
+
+// Change is [Limiter.Update] as a part of [gatemesh.Apply].
+func (l *Limiter) Change(cfg Config) gatemesh.Change {
+	build := func(old *state) (*state, error) { return l.build(cfg, old) }
+	return gatemesh.NewChange(&l.state, build, func(_, _ *state) {
+		l.table.resize(l.state.Latest().MaxKeys) // another Update may have come in between
+	})
+}
+
+func (l *Limiter) build(cfg Config, old *state) (*state, error) {
+	if l.table == nil {
+		return nil, errors.New("ratelimit: the Limiter was not made by New")
 	}
 	if err := cfg.validate(); err != nil {
-		return err
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	if old == nil {
+		return &state{Config: cfg, plan: newPlan(cfg.Limit, 0), fields: newFields(&cfg)}, nil
 	}
 	var errs []error
 	if cfg.Name != old.Name {
@@ -68,18 +76,15 @@ func (l *Limiter) Update(cfg Config) error {
 		errs = append(errs, errors.New("ratelimit: Config.Key cannot change its kind, its needs or PerRoute"))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
-	cfg = cfg.withDefaults()
-	l.table.resize(cfg.MaxKeys)
-	l.state.Store(&state{Config: cfg, plan: newPlan(cfg.Limit, old.plan.seq+1), fields: newFields(&cfg)})
-	return nil
+	return &state{Config: cfg, plan: newPlan(cfg.Limit, old.plan.seq+1), fields: newFields(&cfg)}, nil
 }
 
 // Admit charges c to its key. It returns a ResourceExhausted [*gatemesh.Denial]
 // with Retry-After if the key is over its limit, which costs the key nothing.
 func (l *Limiter) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	s := l.state.Load()
+	s := l.state.For(c)
 	if s == nil {
 		return gatemesh.Admission{}, errUnset
 	}
@@ -126,7 +131,7 @@ func layerName(policy string) string { return "ratelimit " + policy }
 // Layer returns the limiter as a layer of a [gatemesh.Chain], named
 // "ratelimit" and the policy's name.
 func (l *Limiter) Layer() gatemesh.Layer {
-	s := l.state.Load()
+	s := l.state.Latest()
 	if s == nil {
 		return gatemesh.Layer{Gate: l} // a chain refuses it for having no name
 	}
@@ -139,7 +144,7 @@ func (l *Limiter) Layer() gatemesh.Layer {
 // [gatemesh.Entry.Handler].
 func (l *Limiter) Handler(next http.Handler) http.Handler {
 	var o gatemesh.Observer
-	if s := l.state.Load(); s != nil {
+	if s := l.state.Latest(); s != nil {
 		o = s.Observer
 	}
 	return gatemesh.GateHandler(l.Layer(), o)(next)

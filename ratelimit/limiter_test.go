@@ -213,7 +213,7 @@ func TestRetryAfterIsTrue(t *testing.T) {
 				wait, perr := time.ParseDuration(values(gatemesh.AsDenial(t.Context(), err).Header)["Retry-After"] + "s")
 				require.NoError(t, perr)
 				require.GreaterOrEqual(t, wait, time.Second)
-				require.LessOrEqual(t, wait, l.state.Load().Limit.Per)
+				require.LessOrEqual(t, wait, l.state.Latest().Limit.Per)
 				time.Sleep(wait)
 				require.True(t, admit(t, l, c), "%s after %s", limit, wait)
 			}
@@ -235,7 +235,7 @@ func TestOutboundCallsGetNoResponseFields(t *testing.T) {
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	l, c := newLimiter(t, "5/1h"), from(t, "192.0.2.1")
-	good := l.state.Load().Config
+	good := l.state.Latest().Config
 	require.Equal(t, 5, admitted(t, l, c, 10))
 
 	for name, change := range map[string]func(*Config){
@@ -272,7 +272,7 @@ func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []string{"1000/1h", "1/744h,burst=1000"} {
 		l := newLimiter(t, limit)
-		cfg := l.state.Load().Config
+		cfg := l.state.Latest().Config
 		c := from(t, "192.0.2.1")
 		var ok atomic.Int64
 		var wg sync.WaitGroup
@@ -299,7 +299,7 @@ func TestConcurrent(t *testing.T) {
 func TestConcurrentUpdates(t *testing.T) {
 	t.Parallel()
 	l := newLimiter(t, "100/1h", func(c *Config) { c.MaxKeys = minKeys })
-	cfg := l.state.Load().Config
+	cfg := l.state.Latest().Config
 	var ok atomic.Int64
 	var wg sync.WaitGroup
 	mine := from(t, "192.0.2.1")

@@ -54,7 +54,7 @@ func compile(r *Router, cfg Config) (*table, error) {
 		}
 	}
 
-	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Gates: cfg.Outbound, Observer: cfg.Observer})
+	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: cfg.Outbound, Observer: cfg.Observer})
 	if err != nil {
 		f.add(gatemesh.Position{}, "Config.Outbound: %w", err)
 	}

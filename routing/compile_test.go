@@ -96,7 +96,7 @@ routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[1].Name "a b" is not
 routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[2].Name is Host; match the host by Hostnames
 routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[3].Name is X-Gatemesh-Identity, which no match ever sees
 routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[5].Name K appears twice in one match
-routing: Config.Outbound: gatemesh: OutboundConfig.Gates[0] needs a Name and a Gate`)
+routing: Config.Outbound: gatemesh: outbound: "mint" must have exactly one of Gate, Handler and Retry`)
 }
 
 func TestServes(t *testing.T) {

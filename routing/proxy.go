@@ -97,7 +97,7 @@ func (p *proxy) plan(d *dispatch, r *http.Request) *gatemesh.Denial {
 	case !unchanged(r, c):
 		return denyChanged.WithCause(errChanged)
 	}
-	d.table, d.destination = p.router.table.Load(), c.Destination()
+	d.table, d.destination = p.router.table.For(c), c.Destination()
 	if c.Route() != nil {
 		if rule, ok := c.Route().Rule.(*rule); ok && rule.table.router == p.router {
 			d.table = rule.table

@@ -3,7 +3,6 @@ package routing
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -11,7 +10,7 @@ import (
 // Router is a route table and the proxy behind it; see [New]. Its zero value
 // is not usable. It is safe for concurrent use.
 type Router struct {
-	table     atomic.Pointer[table]
+	table     gatemesh.Live[table]
 	transport *ownTransport
 	proxy     *proxy
 }
@@ -30,13 +29,11 @@ func New(cfg Config) (*Router, error) {
 // Update replaces the whole configuration for the calls that are matched from
 // now on; calls that were matched before are dispatched as they were. If cfg is
 // invalid, the old configuration stays. Idle connections to upstreams are kept.
-func (r *Router) Update(cfg Config) error {
-	t, err := compile(r, cfg)
-	if err != nil {
-		return err
-	}
-	r.table.Store(t)
-	return nil
+func (r *Router) Update(cfg Config) error { return gatemesh.Apply(r.Change(cfg)) }
+
+// Change is [Router.Update] as a part of [gatemesh.Apply].
+func (r *Router) Change(cfg Config) gatemesh.Change {
+	return gatemesh.NewChange(&r.table, func(*table) (*table, error) { return compile(r, cfg) }, nil)
 }
 
 // Close closes the idle connections of the transport that upstreams without
@@ -63,7 +60,7 @@ var denyNoRoute = gatemesh.Deny(gatemesh.NotFound, "no_route", "No route matches
 // The time it takes does not depend on the number of routes, but for those
 // with the same hostname and the same path, which are tried one by one.
 func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	rule := r.table.Load().match(c)
+	rule := r.table.For(c).match(c)
 	if rule == nil {
 		return gatemesh.Admission{}, denyNoRoute
 	}
@@ -78,7 +75,7 @@ func (r *Router) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemes
 
 // Serves reports whether some upstream serves d, for checking a split or
 // another layer that chooses destinations when it is configured.
-func (r *Router) Serves(d gatemesh.Destination) bool { return r.table.Load().places.find(d) != nil }
+func (r *Router) Serves(d gatemesh.Destination) bool { return r.table.Latest().places.find(d) != nil }
 
 // Layer returns the Router's place in a [gatemesh.Chain]: anywhere, and before
 // everything that differs by route.
@@ -93,7 +90,7 @@ func (r *Router) Handler(next http.Handler) http.Handler {
 
 // observe passes events to whom the current configuration names.
 func (r *Router) observe(ctx context.Context, e gatemesh.Event) {
-	if to := r.table.Load().observer; to != nil {
+	if to := r.table.Latest().observer; to != nil {
 		to.Observe(ctx, e)
 	}
 }

@@ -91,8 +91,8 @@ func newMesh(t *testing.T) *mesh {
 		u, err := url.Parse(target)
 		require.NoError(t, err)
 		out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
-			Mesh:  gatemesh.MeshHosts(map[string]gatemesh.Destination{u.Host: {Service: "next"}}),
-			Gates: []gatemesh.Layer{gate},
+			Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{u.Host: {Service: "next"}}),
+			Layers: []gatemesh.Layer{gate},
 		}))
 		return &httputil.ReverseProxy{
 			Rewrite: func(pr *httputil.ProxyRequest) {

@@ -20,7 +20,7 @@ func TestClockSetBack(t *testing.T) {
 	require.NoError(t, err)
 	v, err := NewVerifier(VerifierConfig{Issuer: "edge", Audience: []string{"a"}, Keys: m})
 	require.NoError(t, err)
-	ms, vs := m.state.Load(), v.state.Load()
+	ms, vs := m.state.Latest(), v.state.Latest()
 	alice := mintKey{principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Subject: "alice"})}
 
 	now := time.Unix(1_800_000_000, 0)

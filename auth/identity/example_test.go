@@ -56,8 +56,8 @@ func Example() {
 	})
 	target := gatemesh.Must(url.Parse(service.URL))
 	outbound := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
-		Mesh:  gatemesh.MeshHosts(map[string]gatemesh.Destination{target.Host: {Service: "user-service"}}),
-		Gates: []gatemesh.Layer{minter.Layer()},
+		Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{target.Host: {Service: "user-service"}}),
+		Layers: []gatemesh.Layer{minter.Layer()},
 	}))
 	base := &http.Transport{}
 	defer base.CloseIdleConnections()

@@ -10,15 +10,23 @@ import (
 const method = "identity"
 
 // Forward returns the outbound gate of a service, for
-// [gatemesh.OutboundConfig.Gates]. A call that is made for an inbound call
+// [gatemesh.OutboundConfig.Layers]. A call that is made for an inbound call
 // which a [Verifier] admitted carries that call's identity on, unchanged; any
 // other call carries none. It has no state and cannot fail.
 //
 // The callee verifies the token anew. A call made after the token has expired,
 // as from a stream that outlived it, is refused there.
 func Forward() gatemesh.Layer {
-	return gatemesh.Layer{Name: "identity forward", Gate: gatemesh.GateFunc(forward)}
+	return gatemesh.Layer{
+		Name: "identity forward", Gate: gatemesh.GateFunc(forward), Gives: identityGives, After: identityAfter,
+	}
 }
+
+// An identity is put on every attempt, and only on one that may be made.
+var (
+	identityGives = []gatemesh.Fact{gatemesh.FactIdentity}
+	identityAfter = []gatemesh.Fact{gatemesh.FactAttempt, gatemesh.FactBreaker}
+)
 
 func forward(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	parent := c.Parent()

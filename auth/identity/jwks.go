@@ -96,7 +96,7 @@ func renderJWKS(keys []PublicKey) ([]byte, error) {
 // Key implements [KeySource] with the published keys, for a Verifier in the
 // same process.
 func (m *Minter) Key(id string) (ed25519.PublicKey, bool) {
-	s := m.state.Load()
+	s := m.state.Latest()
 	if s == nil {
 		return nil, false
 	}
@@ -106,7 +106,7 @@ func (m *Minter) Key(id string) (ed25519.PublicKey, bool) {
 // JWKS returns the published keys as a JWK set (RFC 7517 §5): Key, Next,
 // Previous. It returns nil for the zero Minter.
 func (m *Minter) JWKS() []byte {
-	s := m.state.Load()
+	s := m.state.Latest()
 	if s == nil {
 		return nil
 	}
@@ -129,7 +129,7 @@ var (
 // may be cached for 60 s. The keys in it are public.
 func (m *Minter) JWKSHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := m.state.Load()
+		s := m.state.Latest()
 		switch {
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			gatemesh.WriteDenial(w, r, denyMethod)

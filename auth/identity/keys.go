@@ -172,7 +172,7 @@ func noKeys(s KeySource) bool {
 	case *Keys:
 		return s == nil || s.set.Load() == nil
 	case *Minter:
-		return s == nil || s.state.Load() == nil
+		return s == nil || s.state.Latest() == nil
 	case KeyFunc:
 		return s == nil
 	}

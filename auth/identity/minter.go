@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -126,7 +125,7 @@ func checkEntries(fault faultFunc, n int) {
 }
 
 // Minter signs identities at the edge; services have [Forward]. It is an outbound
-// gate, for [gatemesh.OutboundConfig.Gates]: a call that is made for an inbound call with
+// gate, for [gatemesh.OutboundConfig.Layers]: a call that is made for an inbound call with
 // a Principal gets that principal's token and never another one's; a call
 // without such a parent gets none, and the callee decides what that means.
 //
@@ -135,7 +134,7 @@ func checkEntries(fault faultFunc, n int) {
 // not UTF-8, with neither subject nor consumer) is refused with 500, and the
 // cause says why. The zero Minter denies every call with a
 // Principal and knows no key; use [NewMinter].
-type Minter struct{ state atomic.Pointer[minterState] }
+type Minter struct{ state gatemesh.Live[minterState] }
 
 type minterState struct {
 	MinterConfig
@@ -177,36 +176,48 @@ func NewMinter(cfg MinterConfig) (*Minter, error) {
 // Update replaces the configuration for the calls that start from now on.
 // Tokens made before are not reused, since any of it may be in them. If cfg is
 // invalid, the old configuration stays.
-func (m *Minter) Update(cfg MinterConfig) error {
+func (m *Minter) Update(cfg MinterConfig) error { return gatemesh.Apply(m.Change(cfg)) }
+
+// Change is [Minter.Update] as a part of [gatemesh.Apply].
+func (m *Minter) Change(cfg MinterConfig) gatemesh.Change {
+	return gatemesh.NewChange(&m.state, func(*minterState) (*minterState, error) { return newMinterState(cfg) }, noticeKey)
+}
+
+func newMinterState(cfg MinterConfig) (*minterState, error) {
 	cfg.Lifetime = cmp.Or(cfg.Lifetime, time.Minute)
 	cfg.CacheEntries = cmp.Or(cfg.CacheEntries, defaultEntries)
 	published, err := cfg.validate()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s := &minterState{MinterConfig: cfg, tokens: newCache[mintKey, minted](cfg.CacheEntries)}
 	if s.keys, err = NewStaticKeys(published...); err != nil {
-		return err
+		return nil, err
 	}
 	if s.jwks, err = renderJWKS(published); err != nil {
-		return err
+		return nil, err
 	}
 	s.Audience, s.Claims = slices.Clone(cfg.Audience), slices.Clone(cfg.Claims)
 	s.Key = SigningKey{ID: published[0].ID, Private: slices.Clone(cfg.Key.Private)}
 	s.Next, s.Previous = nil, nil // keys has them
 	s.header = signedHeader(s.Key.ID)
-	old := m.state.Swap(s)
+	return s, nil
+}
+
+// noticeKey says that another key signs from now on.
+func noticeKey(old, s *minterState) {
 	if s.Observer != nil && old != nil && old.Key.ID != s.Key.ID {
 		s.Observer.Observe(context.Background(), gatemesh.Event{
 			Kind: gatemesh.EventNotice, Layer: mintLayer,
 			Message: "identities are now signed with key " + s.Key.ID + ", no more with " + old.Key.ID,
 		})
 	}
-	return nil
 }
 
-// Layer returns m for [gatemesh.OutboundConfig.Gates].
-func (m *Minter) Layer() gatemesh.Layer { return gatemesh.Layer{Name: mintLayer, Gate: m} }
+// Layer returns m for [gatemesh.OutboundConfig.Layers].
+func (m *Minter) Layer() gatemesh.Layer {
+	return gatemesh.Layer{Name: mintLayer, Gate: m, Gives: identityGives, After: identityAfter}
+}
 
 // Admit implements [gatemesh.Gate].
 func (m *Minter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
@@ -214,7 +225,7 @@ func (m *Minter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission,
 	if parent == nil || parent.Principal() == nil {
 		return gatemesh.Admission{}, nil
 	}
-	s := m.state.Load()
+	s := m.state.For(c)
 	if s == nil {
 		return gatemesh.Admission{}, denyNoMinter
 	}

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -78,7 +77,7 @@ func (cfg VerifierConfig) validate() error {
 // [gatemesh.Admission.Until], and streams may live longer than it.
 //
 // The zero Verifier denies every call; use [NewVerifier].
-type Verifier struct{ state atomic.Pointer[verifierState] }
+type Verifier struct{ state gatemesh.Live[verifierState] }
 
 type verifierState struct {
 	VerifierConfig
@@ -130,16 +129,22 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 // Update replaces the configuration for the calls that start from now on, and
 // forgets the tokens verified under the old one. If cfg is invalid, the old
 // configuration stays. To replace keys alone, use [Keys.Set].
-func (v *Verifier) Update(cfg VerifierConfig) error {
+func (v *Verifier) Update(cfg VerifierConfig) error { return gatemesh.Apply(v.Change(cfg)) }
+
+// Change is [Verifier.Update] as a part of [gatemesh.Apply].
+func (v *Verifier) Change(cfg VerifierConfig) gatemesh.Change {
+	return gatemesh.NewChange(&v.state, func(*verifierState) (*verifierState, error) { return newVerifierState(cfg) }, nil)
+}
+
+func newVerifierState(cfg VerifierConfig) (*verifierState, error) {
 	cfg.MaxLifetime = cmp.Or(cfg.MaxLifetime, 10*time.Minute)
 	cfg.Leeway = cmp.Or(cfg.Leeway, 5*time.Second)
 	cfg.CacheEntries = cmp.Or(cfg.CacheEntries, defaultEntries)
 	if err := cfg.validate(); err != nil {
-		return err
+		return nil, err
 	}
 	cfg.Audience = slices.Clone(cfg.Audience)
-	v.state.Store(&verifierState{cfg, newCache[string, verified](cfg.CacheEntries)})
-	return nil
+	return &verifierState{cfg, newCache[string, verified](cfg.CacheEntries)}, nil
 }
 
 // Layer returns v for [gatemesh.NewChain].
@@ -154,7 +159,7 @@ func (v *Verifier) Layer() gatemesh.Layer {
 // [gatemesh.Entry.Handler]. It keeps the Observer that v has now.
 func (v *Verifier) Handler(next http.Handler) http.Handler {
 	var o gatemesh.Observer
-	if s := v.state.Load(); s != nil {
+	if s := v.state.Latest(); s != nil {
 		o = s.Observer
 	}
 	return gatemesh.GateHandler(v.Layer(), o)(next)
@@ -162,7 +167,7 @@ func (v *Verifier) Handler(next http.Handler) http.Handler {
 
 // Admit implements [gatemesh.Gate].
 func (v *Verifier) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	s := v.state.Load()
+	s := v.state.For(c)
 	token, err := s.take(c)
 	if err != nil || token == "" {
 		return gatemesh.Admission{}, err
@@ -180,7 +185,7 @@ func (v *Verifier) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 // AdmitCached implements [gatemesh.CachedGate]. It leaves to Admit the tokens
 // whose signature has to be verified.
 func (v *Verifier) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
-	s := v.state.Load()
+	s := v.state.For(c)
 	token, err := s.take(c)
 	if err != nil || token == "" {
 		return gatemesh.Admission{}, true, err

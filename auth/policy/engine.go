@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -14,7 +13,7 @@ import (
 // every call. It is safe for concurrent use, owns no goroutines and depends on
 // nothing that could fail.
 type Engine struct {
-	state atomic.Pointer[state]
+	state gatemesh.Live[state]
 }
 
 var _ gatemesh.CachedGate = (*Engine)(nil)
@@ -31,18 +30,18 @@ func New(cfg Config) (*Engine, error) {
 
 // Update replaces the configuration for the calls that are judged from now on.
 // If cfg is invalid, the old one stays.
-func (e *Engine) Update(cfg Config) error {
-	s, err := compile(cfg)
-	if err != nil {
-		return err
-	}
-	e.state.Store(s)
-	if s.observer != nil {
+func (e *Engine) Update(cfg Config) error { return gatemesh.Apply(e.Change(cfg)) }
+
+// Change is [Engine.Update] as a part of [gatemesh.Apply].
+func (e *Engine) Change(cfg Config) gatemesh.Change {
+	return gatemesh.NewChange(&e.state, func(*state) (*state, error) { return compile(cfg) }, func(_, s *state) {
+		if s.observer == nil {
+			return
+		}
 		for _, n := range s.notices {
 			s.observer.Observe(context.Background(), gatemesh.Event{Kind: gatemesh.EventNotice, Layer: layerName, Message: n})
 		}
-	}
-	return nil
+	})
 }
 
 const layerName = "policy"
@@ -56,7 +55,7 @@ var (
 // of the denial is the explanation, written when somebody reads it, of this
 // call and the configuration that judged it.
 func (e *Engine) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	s := e.state.Load()
+	s := e.state.For(c)
 	if s == nil || c == nil {
 		return gatemesh.Admission{}, deniedEmpty
 	}
@@ -78,7 +77,7 @@ func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemes
 // Explain says what Admit would answer to c and why; see [gatemesh.NewCall]
 // for calls to ask about.
 func (e *Engine) Explain(c *gatemesh.Call) Explanation {
-	s := e.state.Load()
+	s := e.state.Latest()
 	if s == nil || c == nil {
 		return Explanation{Verdict: Deny, Reason: deniedEmpty.Cause().Error()}
 	}
@@ -101,7 +100,7 @@ func (e *Engine) Layer() gatemesh.Layer {
 // Refused requests get 403 and next is not called.
 func (e *Engine) Handler(next http.Handler) http.Handler {
 	var o gatemesh.Observer
-	if s := e.state.Load(); s != nil {
+	if s := e.state.Latest(); s != nil {
 		o = s.observer
 	}
 	return gatemesh.GateHandler(e.Layer(), o)(next)

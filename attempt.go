@@ -1,0 +1,127 @@
+package gatemesh
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A Retrier decides whether an attempt of an outbound call is followed by
+// another one, for HTTP and gRPC alike. It must be safe for concurrent use.
+type Retrier interface {
+	// Retry is asked after every attempt, those that succeeded included, and
+	// before the caller has seen anything of the answer. It returns in how long
+	// to try again, or false to let the answer stand. A panic counts as false.
+	Retry(ctx context.Context, c *Call, a Attempt) (wait time.Duration, again bool)
+}
+
+// Attempt is how an attempt of an outbound call ended, or was answered.
+type Attempt struct {
+	// Outcome of the attempt up to now: of an answer whose body has not been read.
+	Outcome
+	// Header holds the fields of the answer in canonical form, if there is one.
+	Header map[string][]string
+	// Err is why there is no answer. It is for classification and logs only.
+	Err error
+	// Replayable says that the request can be sent again as it was. If not, the
+	// answer stands whatever the Retrier says.
+	Replayable bool
+}
+
+// Attempt begins the next attempt of an outbound call and asks the gates that
+// judge every attempt. It returns the Exchange of the attempt, to be finished
+// like that of the call; without a [Retrier] the two are one. The Denial is of
+// the attempt alone: what an earlier one brought may stand.
+func (x *Exchange) Attempt() (*Exchange, *Denial) {
+	x.out.tries++
+	for p := x; p != nil; p = exchangeFrom(p.ctx) {
+		p.attempts.Add(1)
+		if !p.call.outbound {
+			break
+		}
+	}
+	o := x.out.by
+	if o.retry == nil {
+		return x, nil // Start has asked all
+	}
+	a := &Exchange{ctx: x.Context(), observer: x.observer, gates: o.attempt, call: x.call}
+	a.out.by, a.out.of = o, x
+	a.call.attempt, a.call.received = x.out.tries, time.Now()
+	a.fields = append(a.fieldBuf[:0], x.fields...)
+	_, d := a.Admit(a.Context())
+	return a, d
+}
+
+// Again asks the [Retrier] of an outbound call whether attempt a, which ended
+// as r says, is followed by another one, and waits until it may begin. It
+// returns the next attempt, admitted; or nil if the answer stands, because the
+// Retrier says so, the caller is gone, or the gates refuse another attempt.
+func (x *Exchange) Again(a *Exchange, r Attempt) *Exchange {
+	o := x.out.by
+	if o.retry == nil || a == x {
+		return nil
+	}
+	wait, again := x.askRetrier(a, r)
+	if !again || !r.Replayable || !sleep(x.Context(), wait) {
+		return nil
+	}
+	next, d := x.Attempt()
+	if d != nil {
+		next.Finish(Outcome{Code: d.grpcCode()})
+		return nil
+	}
+	a.Finish(r.Outcome)
+	observe(a.Context(), x.observer, Event{Kind: EventRetried, Layer: o.retries, Call: &a.call, Outcome: a.outcome, Err: r.Err})
+	return next
+}
+
+func (x *Exchange) askRetrier(a *Exchange, r Attempt) (wait time.Duration, again bool) {
+	var err error
+	defer func() {
+		if err != nil {
+			again = false
+			observe(a.Context(), x.observer, Event{Kind: EventPanic, Layer: x.out.by.retries, Call: &a.call, Err: err})
+		}
+	}()
+	defer recoverTo(&err)
+	r.Duration = time.Since(a.call.received)
+	return x.out.by.retry.Retry(a.Context(), &a.call, r)
+}
+
+// sleep waits for d and reports whether ctx outlived it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// Failed returns the Outcome of an outbound call or attempt that ended with err
+// and without an answer.
+func (x *Exchange) Failed(err error) Outcome {
+	d := AsDenial(x.Context(), err)
+	o := Outcome{Code: d.grpcCode()}
+	if own := (*Denial)(nil); o.Code == Internal && !errors.As(err, &own) {
+		o.Code = Unavailable
+	}
+	x.judgeCaller(&o)
+	return o
+}
+
+// judgeCaller notes in o whether the call ended because of its caller.
+func (x *Exchange) judgeCaller(o *Outcome) {
+	switch x.caller().Err() {
+	case context.Canceled:
+		o.Canceled, o.Code = true, Canceled
+	case context.DeadlineExceeded:
+		o.Expired = true
+		if o.Code == Canceled || o.Code == Unavailable {
+			o.Code = DeadlineExceeded
+		}
+	}
+}

@@ -1,0 +1,274 @@
+package gatemesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// OutboundConfig configures an [Outbound].
+type OutboundConfig struct {
+	// Mesh says which destination of ours a host (with its port, as in the
+	// URL) stands for. Required. For other hosts it reports false: calls to
+	// them pass without identity and request id, also when a redirect leads
+	// there. A redirect from one host into the mesh, or from one service of it
+	// to another, is refused. See [MeshHosts].
+	Mesh func(ctx context.Context, host string) (Destination, bool)
+	// Layers judge calls to the mesh. The first listed sees a call first; the
+	// order is checked as by [NewChain]. The fields of their Admissions go onto
+	// the request. One layer may be a Retry: those before it judge the call
+	// once, those behind it every attempt.
+	Layers []Layer
+	// Observer receives denials, retries and ends of calls. Default: nobody.
+	Observer Observer
+}
+
+// MeshHosts returns an [OutboundConfig.Mesh] that looks hosts up in a copy of
+// m, first as "name:port", then as "name".
+func MeshHosts(m map[string]Destination) func(context.Context, string) (Destination, bool) {
+	m = maps.Clone(m)
+	return func(_ context.Context, host string) (Destination, bool) {
+		name, port, err := CanonicalHost(host)
+		if err != nil {
+			return Destination{}, false
+		}
+		d, ok := m[name+":"+port]
+		if !ok {
+			d, ok = m[name]
+		}
+		return d, ok
+	}
+}
+
+// Outbound is the counterpart of a [Chain] for the calls that a service makes.
+// It gives each a Call of its own whose Parent is the inbound call in the
+// context, judges it, and sends request id and the gates' fields along. Fields
+// that carry an identity and that it did not create itself are removed,
+// wherever the call goes. It is immutable; what its layers do can be changed by
+// their own Update methods.
+type Outbound struct {
+	cfg     OutboundConfig
+	call    []Layer // asked once
+	attempt []Layer // asked for each attempt, if there is a Retrier
+	retry   Retrier // or nil
+	retries string  // its name
+}
+
+// NewOutbound returns an Outbound. It reports every invalid field at once, and
+// an order of layers in which one would not find what it needs.
+func NewOutbound(cfg OutboundConfig) (*Outbound, error) {
+	var errs []error
+	if cfg.Mesh == nil {
+		errs = append(errs, errors.New("gatemesh: OutboundConfig.Mesh is required"))
+	}
+	cfg.Layers = slices.Clone(cfg.Layers)
+	o := &Outbound{cfg: cfg, call: cfg.Layers}
+	for i, l := range cfg.Layers {
+		errs = append(errs, checkLayer("outbound", i, cfg.Layers))
+		switch {
+		case l.Handler != nil:
+			errs = append(errs, fmt.Errorf("gatemesh: outbound: %q wraps handlers and belongs into a Chain", l.Name))
+		case l.Retry == nil:
+		case o.retry != nil:
+			errs = append(errs, fmt.Errorf("gatemesh: outbound: %q and %q would both retry, which multiplies attempts", o.retries, l.Name))
+		default:
+			o.retry, o.retries = l.Retry, l.Name
+			o.call, o.attempt = cfg.Layers[:i:i], cfg.Layers[i+1:]
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// OutboundRequest is a request about to be sent, for adapters of other
+// transports than net/http.
+type OutboundRequest struct {
+	Protocol                                  Protocol
+	Scheme, Method, Authority, RawQuery, Path string // Path is escaped
+	Header                                    map[string][]string
+	LowerCase                                 bool // as in [Inbound]
+	Redirected                                bool // another host chose where the request goes
+}
+
+// outgoing is what an Exchange of an outbound call has beyond a received one's.
+type outgoing struct {
+	by      *Outbound
+	of      *Exchange // the call that this is an attempt of; nil for the call itself
+	tries   int
+	went    []string // endpoints, oldest first; guarded by Exchange.mu
+	wentBuf [2]string
+}
+
+func (o *outgoing) endpoint() string {
+	if len(o.went) == 0 {
+		return ""
+	}
+	return o.went[len(o.went)-1]
+}
+
+// Start makes the Call of a request and asks the gates that judge it once;
+// [Exchange.Attempt] follows. It returns nil for a request that does not go to
+// the mesh: such a request is sent without what [CarriesIdentity].
+func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *Denial) {
+	dest, ok := o.cfg.Mesh(ctx, in.Authority)
+	if !ok {
+		return nil, nil
+	}
+	x := &Exchange{ctx: ctx, observer: o.cfg.Observer, gates: o.call}
+	x.out.by = o
+	c := &x.call
+	c.outbound, c.attempt, c.received, c.destination = true, 1, time.Now(), dest
+	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery
+	c.header = Header{fields: in.Header, lower: in.LowerCase}
+	c.deadline, _ = ctx.Deadline()
+	if c.path, _ = CanonicalPath(in.Path, PathOptions{KeepEncodedSlash: true, KeepPathParameters: true}); c.path == "" {
+		c.path = in.Path // the callee will judge it
+	}
+	c.matchPath = MatchForm(c.path)
+	c.host, _, _ = CanonicalHost(in.Authority)
+	if parent := x.inbound(); parent != nil {
+		c.parent, c.requestID, c.lane, c.pin = &parent.call, parent.call.requestID, parent.call.lane, parent.call.pin
+	} else {
+		c.requestID, c.pin = newRequestID(), &x.pin
+		x.pin.version.Store(latest.Load())
+	}
+	if in.Redirected {
+		return x, x.Deny(x.Context(), "outbound", denyRedirect)
+	}
+	_, d := x.Admit(x.Context())
+	return x, d
+}
+
+// inbound returns the received call that an outbound one is made for, or nil.
+func (x *Exchange) inbound() *Exchange {
+	p := exchangeFrom(x.ctx)
+	for p != nil && p.call.outbound {
+		p = exchangeFrom(p.ctx)
+	}
+	return p
+}
+
+// caller returns the context that the application made an outbound call with.
+func (x *Exchange) caller() context.Context {
+	if x.out.of != nil {
+		return x.out.of.ctx
+	}
+	return x.ctx
+}
+
+// Answered records that the callee answered an outbound call.
+func (x *Exchange) Answered() {
+	for p := x; p != nil; p = exchangeFrom(p.ctx) {
+		p.reached.Store(true)
+		if !p.call.outbound {
+			return
+		}
+		if p.call.pin == &p.pin {
+			p.Begun()
+		}
+	}
+}
+
+// RecordEndpoint notes on the outbound call that ctx belongs to at which
+// address the attempt under way asks. Balancers call it; [TriedEndpoint] and
+// [Outcome] tell. It has no effect on other contexts.
+func RecordEndpoint(ctx context.Context, addr string) {
+	x := exchangeFrom(ctx)
+	if x == nil || !x.call.outbound {
+		return
+	}
+	for ; x != nil; x = x.out.of {
+		x.mu.Lock()
+		if x.out.went == nil {
+			x.out.went = x.out.wentBuf[:0]
+		}
+		if len(x.out.went) < maxEndpoints {
+			x.out.went = append(x.out.went, addr)
+		}
+		x.mu.Unlock()
+	}
+}
+
+const maxEndpoints = 16
+
+// TriedEndpoint reports whether an earlier attempt of the outbound call that
+// ctx belongs to asked at addr, so that another one can look elsewhere.
+func TriedEndpoint(ctx context.Context, addr string) bool {
+	x := exchangeFrom(ctx)
+	if x == nil || x.out.of == nil || x.call.attempt < 2 {
+		return false
+	}
+	of := x.out.of
+	of.mu.Lock()
+	defer of.mu.Unlock()
+	return slices.Contains(of.out.went, addr)
+}
+
+// withheld reports whether a field of an outbound request is the credential
+// that a call which led to it was authenticated with, in this chain or in one
+// around it. It is for us and for nobody behind us. A field of that name with
+// other values is the application's own.
+func (x *Exchange) withheld(name string, values []string) bool {
+	for p := exchangeFrom(x.ctx); p != nil; p = exchangeFrom(p.ctx) {
+		if !slices.ContainsFunc(p.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
+			continue
+		}
+		received := p.call.header.values(name)
+		if slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// CarriesIdentity reports whether a header field or metadata key belongs to
+// this library and may reach an upstream only if the library wrote it.
+func CarriesIdentity(name string) bool {
+	if len(name) < len("x-gatemesh-") || name[0]|0x20 != 'x' {
+		return false
+	}
+	var buf [len("x-gatemesh-")]byte
+	return string(foldName(buf[:], name[:len(buf)])) == "x-gatemesh-"
+}
+
+// WithoutIdentity returns h without the fields that carry an identity, for
+// requests that do not go to the mesh. It copies h only if there are any.
+func WithoutIdentity(h map[string][]string) map[string][]string {
+	for name := range h {
+		if CarriesIdentity(name) {
+			h = maps.Clone(h)
+			maps.DeleteFunc(h, func(name string, _ []string) bool { return CarriesIdentity(name) })
+			return h
+		}
+	}
+	return h
+}
+
+// OutgoingHeader returns the header fields to send with an outbound call: those
+// of the request without identities that are not ours, and what the call
+// carries. The caller owns the map, and not its values.
+func (x *Exchange) OutgoingHeader() map[string][]string {
+	h := x.call.header
+	out := make(map[string][]string, len(h.fields)+1+len(x.fields))
+	for name, values := range h.fields {
+		if !CarriesIdentity(name) && !strings.EqualFold(name, RequestIDHeader) && !x.withheld(name, values) {
+			out[name] = slices.Clip(values) // whoever appends gets a copy
+		}
+	}
+	x.id[0] = x.call.requestID
+	out[h.key(RequestIDHeader)] = x.id[:]
+	for _, f := range x.fields {
+		if f.Value == "" {
+			delete(out, h.key(f.Name))
+		} else {
+			out[h.key(f.Name)] = []string{f.Value}
+		}
+	}
+	return out
+}
