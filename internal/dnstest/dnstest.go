@@ -47,6 +47,7 @@ type Server struct {
 	records map[string]records
 	ttl     time.Duration
 	mode    Mode
+	modes   map[string]Mode // of single names
 	queries map[string]int
 	conns   map[net.Conn]struct{}
 	closed  bool
@@ -60,7 +61,7 @@ type records struct {
 // New returns a Server without records and with a TTL of 5 s, on a free port of
 // loopback.
 func New() (*Server, error) {
-	s := &Server{records: map[string]records{}, ttl: 5 * time.Second, queries: map[string]int{}, conns: map[net.Conn]struct{}{}}
+	s := &Server{records: map[string]records{}, ttl: 5 * time.Second, modes: map[string]Mode{}, queries: map[string]int{}, conns: map[net.Conn]struct{}{}}
 	var err error
 	for range 10 { // the port that UDP got may be taken for TCP
 		if s.udp, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
@@ -144,11 +145,18 @@ func (s *Server) SetTTL(d time.Duration) {
 	s.ttl = d
 }
 
-// SetMode changes how queries are answered from now on.
-func (s *Server) SetMode(m Mode) {
+// SetMode changes how queries are answered from now on: those for names, or all
+// if none are given.
+func (s *Server) SetMode(m Mode, names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mode = m
+	if len(names) == 0 {
+		s.mode = m
+		clear(s.modes)
+	}
+	for _, n := range names {
+		s.modes[canonical(n)] = m
+	}
 }
 
 // Queries returns how many queries for name have come, of all types and in all
@@ -174,6 +182,9 @@ func (s *Server) answer(query []byte, limit int) []byte {
 	s.queries[name]++
 	r, known := s.records[name]
 	mode, ttl := s.mode, uint32(s.ttl/time.Second)
+	if m, ok := s.modes[name]; ok {
+		mode = m
+	}
 	s.mu.Unlock()
 	m := dnsmessage.Message{
 		Header:    dnsmessage.Header{ID: q.ID, Response: true, Authoritative: true, RecursionDesired: q.RecursionDesired},

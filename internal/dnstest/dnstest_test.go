@@ -82,6 +82,8 @@ func TestFailures(t *testing.T) {
 		{"removed", func(s *Server) { s.Set("x.test", addrs("10.0.0.1")...); s.Remove("x.test") }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsNotFound) }},
 		{"no address", func(s *Server) { s.Set("x.test") }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsNotFound) }},
 		{"SERVFAIL", func(s *Server) { s.SetMode(ServFail) }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsTemporary); assert.False(t, e.IsNotFound) }},
+		{"SERVFAIL for the name", func(s *Server) { s.SetMode(ServFail, "X.test") }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsTemporary) }},
+		{"SERVFAIL for another", func(s *Server) { s.SetMode(ServFail, "y.test") }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsNotFound) }},
 		{"black hole", func(s *Server) { s.SetMode(Drop) }, func(t *testing.T, e *net.DNSError) { assert.True(t, e.IsTimeout) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
