@@ -24,11 +24,13 @@ var arrows = map[string][]string{
 	"mtls/devca":        {"", "mtls"},
 	"ratelimit":         {""},
 	"routing":           {""},
+	"routing/pool":      {""},
 	"canary":            {""},
 	"serve":             {},
 	"manifest":          {"", "auth/policy", "routing", "canary"},
 	"grpcmesh":          {""},
 	"internal/grpctest": {},
+	"internal/dnstest":  {},
 	"meshtest":          {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},
 }
 
@@ -43,6 +45,7 @@ var foreign = map[string][]string{
 	"manifest":          {"go.yaml.in/yaml/v3"},
 	"grpcmesh":          {"google.golang.org/", "golang.org/x/"},
 	"internal/grpctest": {"google.golang.org/", "golang.org/x/"},
+	"internal/dnstest":  {"golang.org/x/net/dns/dnsmessage"},
 }
 
 // forbidden must not be compiled into any package of the root module but those named.

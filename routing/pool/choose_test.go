@@ -1,0 +1,363 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// One of five endpoints is ten times slower than the others.
+func TestSlowEndpointGetsLittle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, Static("a:1", "b:1", "c:1", "d:1", "slow:1"))
+		const calls = 4_000
+		var (
+			mu  sync.Mutex
+			got = map[string]int{}
+			wg  sync.WaitGroup
+		)
+		for range calls {
+			wg.Go(func() {
+				e := p.Choose(t.Context(), p.state.Load().endpoints)
+				a := e.Begin(t.Context(), time.Now())
+				took := 2 * time.Millisecond
+				if e.Address() == "slow:1" {
+					took *= 10
+				}
+				mu.Lock()
+				got[e.Address()]++
+				mu.Unlock()
+				time.Sleep(took)
+				a.Done(time.Now(), Success)
+			})
+			time.Sleep(time.Millisecond)
+		}
+		wg.Wait()
+		assert.Less(t, got["slow:1"], calls/20, "%v", got)
+		assert.Positive(t, got["slow:1"], "never starved")
+		for _, addr := range []string{"a:1", "b:1", "c:1", "d:1"} {
+			assert.InDelta(t, calls/4, got[addr], calls/16, "%v", got)
+		}
+	})
+}
+
+// A new endpoint beside busy ones gets one attempt, not all, until it has
+// answered; and more when the others are loaded, even if it never answers.
+func TestNewEndpoint(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{addrs: []string{"a:1", "b:1"}}
+		p := newPool(t, b)
+		require.NoError(t, p.WaitReady(t.Context()))
+		for _, addr := range []string{"a:1", "b:1"} {
+			a := at(t, p, addr).Begin(t.Context(), time.Now())
+			time.Sleep(time.Millisecond)
+			a.Done(time.Now(), Success)
+		}
+		b.set("a:1", "b:1", "new:1")
+		time.Sleep(2 * time.Second)
+		fresh := at(t, p, "new:1")
+		assert.InDelta(t, 667, tries(t, p, 1_000)["new:1"], 100, "whenever it is drawn")
+		open := fresh.Begin(t.Context(), time.Now())
+		assert.Zero(t, tries(t, p, 1_000)["new:1"], "not flooded")
+		for _, addr := range []string{"a:1", "b:1"} {
+			for range 4 {
+				at(t, p, addr).Begin(t.Context(), time.Now())
+			}
+		}
+		assert.Positive(t, tries(t, p, 1_000)["new:1"], "not starved")
+		open.Done(time.Now(), Streamed)
+	})
+}
+
+// An endpoint that fails at once must not look fast.
+func TestFastFailureIsNotFast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, Static("good:1", "bad:1"), noEjection)
+		for _, addr := range []string{"good:1", "bad:1"} {
+			a := at(t, p, addr).Begin(t.Context(), time.Now())
+			time.Sleep(10 * time.Millisecond)
+			a.Done(time.Now(), Success)
+		}
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			try(t, at(t, p, "bad:1"), Failure)
+			a := at(t, p, "good:1").Begin(t.Context(), time.Now())
+			time.Sleep(9 * time.Millisecond)
+			a.Done(time.Now(), Success)
+		}
+		assert.Zero(t, tries(t, p, 1_000)["bad:1"])
+
+		p = newPool(t, Static("good:1", "bad:1"), noEjection)
+		try(t, at(t, p, "bad:1"), Failure) // without any sample
+		a := at(t, p, "good:1").Begin(t.Context(), time.Now())
+		time.Sleep(10 * time.Millisecond)
+		a.Done(time.Now(), Success)
+		assert.Zero(t, tries(t, p, 1_000)["bad:1"])
+	})
+}
+
+func TestLatency(t *testing.T) {
+	t.Parallel()
+	const ms, tenSeconds = time.Millisecond, int64(10 * time.Second)
+	var l latency
+	assert.Zero(t, l.at(0))
+	l.failed(0, time.Second)
+	assert.Zero(t, l.at(0), "a failure is no first sample")
+	l.observe(0, 100*ms)
+	assert.InDelta(t, float64(100*ms), l.at(0), 1e3)
+	assert.InDelta(t, float64(100*ms)/math.E, l.at(tenSeconds), 1e5, "sinks")
+	l.observe(0, 300*ms)
+	assert.InDelta(t, float64(300*ms), l.at(0), 1e3, "a peak counts at once")
+	l.observe(tenSeconds, 10*ms)
+	assert.InDelta(t, float64(300*ms)/math.E+float64(10*ms)*(1-1/math.E), l.at(tenSeconds), 1e5, "an old average gives way")
+	l.atLeast(tenSeconds, time.Microsecond)
+	assert.InDelta(t, float64(300*ms)/math.E+float64(10*ms)*(1-1/math.E), l.at(tenSeconds), 1e5, "no lower bound lowers")
+	l.atLeast(tenSeconds, time.Second)
+	assert.InDelta(t, float64(time.Second), l.at(tenSeconds), 1e3)
+	l.failed(2*tenSeconds, ms)
+	assert.InDelta(t, float64(time.Second), l.at(2*tenSeconds), 1e3, "a failure keeps it up")
+	assert.InDelta(t, float64(time.Second), l.at(tenSeconds), 1e3, "a clock behind")
+
+	month := int64(31 * 24 * time.Hour)
+	l.observe(month*2, ms)
+	assert.LessOrEqual(t, l.at(month*2), float64(time.Second), "the time may wrap")
+}
+
+func TestEjectFor(t *testing.T) {
+	t.Parallel()
+	cfg := &Ejection{Base: 5 * time.Second, Max: time.Minute}
+	s := int64(time.Second)
+	for _, tt := range []struct {
+		now, last, repeats int64
+		want               time.Duration
+		again              int64
+	}{
+		{100 * s, 0, 0, 5 * time.Second, 1},
+		{100 * s, 95 * s, 1, 10 * time.Second, 2},
+		{100 * s, 95 * s, 3, 40 * time.Second, 4},
+		{100 * s, 95 * s, 4, time.Minute, 5},
+		{100 * s, 95 * s, 32, time.Minute, 32},
+		{100 * s, 41 * s, 2, 20 * time.Second, 3},
+		{100 * s, 40 * s, 2, 5 * time.Second, 1}, // in for Max
+	} {
+		d, again := ejectFor(cfg, tt.now, tt.last, tt.repeats)
+		assert.Equal(t, tt.want, d, "%+v", tt)
+		assert.Equal(t, tt.again, again, "%+v", tt)
+	}
+}
+
+func TestEjection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, Static("a:1", "b:1", "c:1", "d:1"))
+		warm(p)
+		bad := at(t, p, "a:1")
+		for range 4 {
+			try(t, bad, Failure)
+		}
+		assert.Positive(t, tries(t, p, 1_000)["a:1"], "four are not five")
+		try(t, bad, Success)
+		for range 4 {
+			try(t, bad, Failure)
+		}
+		require.Zero(t, statusOf(t, p, "a:1").EjectedUntil, "not in a row")
+		early := bad.Begin(t.Context(), time.Now())
+		try(t, bad, Failure)
+		require.Equal(t, time.Now().Add(5*time.Second), statusOf(t, p, "a:1").EjectedUntil)
+		assert.Zero(t, tries(t, p, 1_000)["a:1"])
+
+		time.Sleep(time.Second)
+		early.Done(time.Now(), Failure) // it was under way, and tells nothing new
+		time.Sleep(4*time.Second - 1)
+		assert.Zero(t, tries(t, p, 1_000)["a:1"])
+		time.Sleep(1)
+		warm(p)
+		assert.Positive(t, tries(t, p, 1_000)["a:1"], "back")
+		assert.Zero(t, statusOf(t, p, "a:1").EjectedUntil)
+
+		try(t, bad, Failure) // one is enough now, and lasts twice as long
+		assert.Equal(t, time.Now().Add(10*time.Second), statusOf(t, p, "a:1").EjectedUntil)
+		time.Sleep(10 * time.Second)
+		try(t, bad, Success)
+		try(t, bad, Failure)
+		assert.Zero(t, statusOf(t, p, "a:1").EjectedUntil, "a success makes it start over")
+
+		try(t, at(t, p, "b:1"), Unreachable)
+		assert.Equal(t, time.Now().Add(5*time.Second), statusOf(t, p, "b:1").EjectedUntil, "one is enough")
+		time.Sleep(5 * time.Second)
+		try(t, at(t, p, "b:1"), Failure)
+		assert.Equal(t, time.Now().Add(10*time.Second), statusOf(t, p, "b:1").EjectedUntil, "out again at the next failure of any kind")
+	})
+}
+
+func TestEjectionDisabled(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Static("a:1", "b:1", "c:1"), noEjection)
+	for range 10 {
+		try(t, at(t, p, "a:1"), Unreachable)
+	}
+	assert.Zero(t, statusOf(t, p, "a:1").EjectedUntil)
+	require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("a:1", "b:1", "c:1")}))
+	try(t, at(t, p, "a:1"), Unreachable)
+	assert.NotZero(t, statusOf(t, p, "a:1").EjectedUntil, "Update turns it on")
+}
+
+// No more than the ceiling are out, also if all fail at once on all cores.
+func TestEjectionCeiling(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ n, percent, out int }{
+		{1, 100, 0}, {2, 50, 1}, {2, 100, 1}, {3, 50, 1}, {4, 50, 2}, {10, 50, 5}, {10, 9, 0}, {10, 100, 9}, {1000, 30, 300},
+	} {
+		t.Run(fmt.Sprintf("%d of %d at %d%%", tt.out, tt.n, tt.percent), func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, tt.out, mayBeOut(tt.n, tt.percent))
+			var addrs []string
+			for i := range tt.n {
+				addrs = append(addrs, fmt.Sprintf("e%d:1", i))
+			}
+			p := newPool(t, Static(addrs...), func(c *Config) {
+				c.Ejection.MaxPercent, c.Ejection.Base, c.Ejection.Max = tt.percent, time.Hour, time.Hour
+			})
+			var wg sync.WaitGroup
+			for _, e := range p.state.Load().endpoints {
+				wg.Go(func() { try(t, e, Unreachable) })
+			}
+			wg.Wait()
+			out := 0
+			for _, e := range p.Endpoints() {
+				if !e.EjectedUntil.IsZero() {
+					out++
+				}
+			}
+			assert.Equal(t, tt.out, out)
+			assert.NotNil(t, p.Choose(t.Context(), p.state.Load().endpoints))
+		})
+	}
+}
+
+// When those that are in have left, those that are out are better than nobody,
+// and than one for the load of all.
+func TestPanicMode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all := []string{"a:1", "b:1", "c:1", "d:1"}
+		p := newPool(t, Static(all...))
+		try(t, at(t, p, "a:1"), Unreachable)
+		try(t, at(t, p, "b:1"), Unreachable)
+		got := tries(t, p, 1_000)
+		assert.Zero(t, got["a:1"]+got["b:1"], "%v", got)
+
+		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static(all[:3]...)}))
+		for _, addr := range all[:3] { // failures of the same weight
+			try(t, at(t, p, addr), Neutral)
+			at(t, p, addr).failures.Store(0)
+		}
+		got = tries(t, p, 3_000)
+		for _, addr := range all[:3] {
+			assert.InDelta(t, 1_000, got[addr], 200, "two of three are out: nobody is, %v", got)
+		}
+		a := at(t, p, "a:1")
+		assert.Same(t, a, p.Choose(t.Context(), []*Endpoint{a}), "the only candidate")
+		assert.Same(t, at(t, p, "c:1"), p.Choose(t.Context(), []*Endpoint{a, at(t, p, "c:1")}), "a subset")
+		assert.Nil(t, p.Choose(t.Context(), nil))
+	})
+}
+
+func TestAttemptCountsOnce(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Static("a:1", "b:1"))
+	e := at(t, p, "a:1")
+	a := e.Begin(t.Context(), time.Now())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() { a.Answered(time.Now(), Failure) })
+		wg.Go(func() { a.Done(time.Now(), Failure) })
+	}
+	wg.Wait()
+	assert.Equal(t, EndpointStatus{Address: "a:1", Failures: 1}, e.status(time.Now()))
+}
+
+func TestResults(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		result    Result
+		name      string
+		latency   time.Duration // after one of 100 ms
+		failures  int           // after one
+		refreshes int
+	}{
+		{Neutral, "neutral", 100, 1, 0},
+		{Success, "success", 200, 0, 0},
+		{Streamed, "streamed", 100, 0, 0},
+		{TimedOut, "timed out", 200, 1, 0},
+		{Failure, "failure", 200, 2, 0},
+		{Unreachable, "unreachable", 200, defaultFailures, 1},
+		{Result(99), "unknown", 100, 1, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				assert.Equal(t, tt.name, tt.result.String())
+				b := &book{addrs: []string{"a:1", "b:1"}}
+				p := newPool(t, b, func(c *Config) { c.Interval = time.Hour })
+				require.NoError(t, p.WaitReady(t.Context()))
+				time.Sleep(time.Second)
+				e, now := at(t, p, "a:1"), time.Now()
+				e.Begin(t.Context(), now.Add(-100*time.Millisecond)).Done(now, Success)
+				try(t, e, Failure)
+				e.Begin(t.Context(), now.Add(-200*time.Millisecond)).Done(now, tt.result)
+				synctest.Wait()
+				s := e.status(now)
+				assert.InDelta(t, tt.latency*time.Millisecond, s.Latency, 1e3)
+				assert.Equal(t, tt.failures, s.Failures)
+				assert.Equal(t, 1+tt.refreshes, b.times())
+			})
+		})
+	}
+}
+
+// Choosing costs no memory, with all endpoints in and with some out.
+func TestChooseAllocates(t *testing.T) {
+	p := newPool(t, Static("a:1", "b:1", "c:1", "d:1", "e:1"))
+	ctx, list := context.Background(), p.state.Load().endpoints
+	assert.Zero(t, testing.AllocsPerRun(1_000, func() { p.Choose(ctx, list) }))
+	try(t, list[0], Unreachable)
+	assert.Zero(t, testing.AllocsPerRun(1_000, func() { p.Choose(ctx, list) }))
+}
+
+// It bounds what choosing adds to each attempt: two draws while all is well, a
+// look at every endpoint while one is out.
+func BenchmarkChoose(b *testing.B) {
+	for _, n := range []int{2, 10, 1_000} {
+		for _, out := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%d/out=%t", n, out), func(b *testing.B) {
+				var addrs []string
+				for i := range n {
+					addrs = append(addrs, fmt.Sprintf("e%d:1", i))
+				}
+				p := newPool(b, Static(addrs...), func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Hour, time.Hour })
+				ctx, list := context.Background(), p.state.Load().endpoints
+				for _, e := range list {
+					e.latency.observe(0, time.Millisecond)
+				}
+				if out {
+					try(b, list[0], Unreachable)
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					p.Choose(ctx, list)
+				}
+			})
+		}
+	}
+}

@@ -1,0 +1,245 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Transport returns base with each request sent to an endpoint of p: each
+// attempt, if it stands behind what tries again. Before the first lookup has
+// ended, requests wait for it. Where there is no endpoint, the error is a
+// [*gatemesh.Denial] with Unavailable and the reason "no_endpoint". A nil base
+// is [http.DefaultTransport].
+//
+// Only the host of the URL becomes the endpoint's address. The Host field stays
+// that of the request, and so does Response.Request, by which net/http and
+// layers around follow redirects. base opens and keeps connections by address,
+// and so does TLS: for https, base has to say by itself what it verifies, as
+// the transport of package mtls does, or a tls.Config with a ServerName. It
+// must not send through a proxy that resolves names.
+//
+// An attempt is in flight until the end or Close of the response's body, or of
+// an upgraded connection. Its latency is the time to the response's header.
+// Statuses 502, 503 and 504, and a gRPC answer without a message that says
+// UNAVAILABLE, are a [Failure], and so is a connection that breaks before the
+// answer; other answers are a [Success]. If no connection could be made, that
+// is [Unreachable]: it is [httptrace] that says so, which base has to support.
+// The end of the caller's context, a request body that cannot be read, a
+// request that base refuses and a Denial of a layer below are [Neutral], a
+// deadline is [TimedOut].
+func (p *Pool) Transport(base http.RoundTripper) http.RoundTripper {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	return &transport{p, base}
+}
+
+type transport struct {
+	pool *Pool
+	base http.RoundTripper
+}
+
+var (
+	denyNobody = gatemesh.Deny(gatemesh.Unavailable, "no_endpoint", "The service is not available.")
+	errNoURL   = errors.New("pool: the request has no URL")
+)
+
+// flight is an attempt of a request on its way, in one allocation.
+type flight struct {
+	Attempt
+	io.ReadCloser             // the caller's body
+	unreadable    atomic.Bool // the caller's body, not the endpoint, has failed
+	asked, got    atomic.Bool // a connection, according to base
+}
+
+func (f *flight) Read(b []byte) (int, error) {
+	n, err := f.ReadCloser.Read(b)
+	if err != nil && err != io.EOF {
+		f.unreadable.Store(true)
+	}
+	return n, err
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	e, err := t.pool.pick(r)
+	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // the contract of RoundTripper; its error changes nothing
+		}
+		return nil, err
+	}
+	f := new(flight)
+	e.begin(r.Context(), time.Now(), &f.Attempt)
+	returned := false
+	defer func() {
+		if !returned { // base panicked
+			f.Done(time.Now(), Neutral)
+		}
+	}()
+	resp, err := t.base.RoundTrip(f.request(r, e.addr))
+	returned = true
+	now := time.Now()
+	if err != nil || resp == nil { // net/http makes an error of the latter
+		result := f.resultOf(r.Context(), err, now)
+		f.Done(now, result)
+		if result == Failure {
+			t.pool.Refresh()
+		}
+		return nil, err
+	}
+	f.Answered(now, answered(resp))
+	resp.Request = r
+	if resp.Body == nil || resp.Body == http.NoBody {
+		f.Done(now, Neutral)
+	} else {
+		resp.Body = f.follow(resp.Body)
+	}
+	return resp, nil
+}
+
+// CloseIdleConnections closes those of base, for [http.Client].
+func (t *transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (p *Pool) pick(r *http.Request) (*Endpoint, error) {
+	ctx := r.Context()
+	switch {
+	case r.URL == nil:
+		return nil, errNoURL
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case p.state.Load() == nil:
+		return nil, denyNobody.WithCause(errUnset)
+	}
+	if !p.looked() {
+		select {
+		case <-p.first:
+		case <-p.ctx.Done():
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if e := p.Choose(ctx, p.state.Load().endpoints); e != nil {
+		return e, nil
+	}
+	err := p.fault()
+	if err == nil {
+		err = errClosed // before the first lookup had ended
+	}
+	return nil, denyNobody.WithCause(err)
+}
+
+// request returns the copy of r that goes to addr.
+func (f *flight) request(r *http.Request, addr string) *http.Request {
+	out := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GetConn: func(string) { f.got.Store(false); f.asked.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { f.got.Store(true) },
+	}))
+	u := *r.URL
+	u.Host = addr
+	out.URL = &u
+	if out.Host == "" {
+		out.Host = r.URL.Host
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		f.ReadCloser = r.Body
+		out.Body = f
+	}
+	return out
+}
+
+// resultOf says what err of base means for the endpoint.
+func (f *flight) resultOf(ctx context.Context, err error, now time.Time) Result {
+	var denial *gatemesh.Denial
+	// A dialer may notice the deadline before the context does.
+	deadline, ok := ctx.Deadline()
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return Neutral
+	case ctx.Err() != nil, ok && !now.Before(deadline):
+		return TimedOut
+	case errors.As(err, &denial), f.unreadable.Load():
+		return Neutral
+	case f.asked.Load() && f.got.Load():
+		return Failure
+	case f.asked.Load(), isDial(err):
+		return Unreachable
+	}
+	return Neutral
+}
+
+// isDial recognises the error of a base that does not support httptrace.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func answered(resp *http.Response) Result {
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return Failure
+	}
+	if s := resp.Header["Grpc-Status"]; len(s) == 1 && s[0] == "14" {
+		return Failure
+	}
+	return Success
+}
+
+// halfCloser is what a TCP or TLS connection can do besides.
+type halfCloser interface{ CloseWrite() error }
+
+// follow returns body, whose end is that of the attempt. An upgraded connection
+// stays one.
+func (f *flight) follow(body io.ReadCloser) io.ReadCloser {
+	b := followed{body, f}
+	w, ok := body.(io.Writer)
+	if !ok {
+		return &b
+	}
+	conn := followedConn{b, w}
+	if half, ok := body.(halfCloser); ok {
+		return &followedHalf{conn, half}
+	}
+	return &conn
+}
+
+type followed struct {
+	io.ReadCloser
+	flight *flight
+}
+
+func (b *followed) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.flight.Done(time.Now(), Neutral)
+	}
+	return n, err
+}
+
+func (b *followed) Close() error {
+	err := b.ReadCloser.Close()
+	b.flight.Done(time.Now(), Neutral)
+	return err
+}
+
+type followedConn struct {
+	followed
+	io.Writer
+}
+
+type followedHalf struct {
+	followedConn
+	halfCloser
+}

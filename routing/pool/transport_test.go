@@ -1,0 +1,546 @@
+package pool
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+func request(t testing.TB, url string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	require.NoError(t, err)
+	return r
+}
+
+// serve starts a server and returns its address.
+func serve(t testing.TB, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// closedPort returns an address that refuses connections.
+func closedPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
+
+func newBase(t testing.TB) *http.Transport {
+	t.Helper()
+	base := &http.Transport{}
+	t.Cleanup(base.CloseIdleConnections)
+	return base
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// body is a request body that remembers whether it was closed.
+type body struct {
+	io.Reader
+	closed atomic.Bool
+}
+
+func (b *body) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+func TestTransportSpreads(t *testing.T) {
+	t.Parallel()
+	var addrs []string
+	for range 3 {
+		addrs = append(addrs, serve(t, func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Context().Value(http.LocalAddrContextKey), " ", r.Host, " ", r.URL.Path)
+		}))
+	}
+	p := newPool(t, Static(addrs...))
+	client := &http.Client{Transport: p.Transport(newBase(t))}
+	got := map[string]int{}
+	for range 100 {
+		resp, err := client.Get("http://orders.shop:8080/x")
+		require.NoError(t, err)
+		b, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		addr, rest, _ := strings.Cut(string(b), " ")
+		require.Equal(t, "orders.shop:8080 /x", rest, "the Host field stays")
+		assert.Equal(t, "orders.shop:8080", resp.Request.URL.Host)
+		got[addr]++
+	}
+	assert.Len(t, got, 3)
+	for _, e := range p.Endpoints() {
+		assert.Zero(t, e.InFlight)
+		assert.Positive(t, e.Latency)
+	}
+	client.CloseIdleConnections()
+}
+
+// LC-02: the request stays as it was, whatever becomes of it, and its body is
+// closed.
+func TestLC02RequestIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	up := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	live := &http.Transport{}
+	t.Cleanup(live.CloseIdleConnections)
+	for _, tt := range []struct {
+		name   string
+		r      Resolver
+		base   http.RoundTripper
+		change func(*http.Request) *http.Request
+		err    string
+	}{
+		{name: "answered", r: Static(up), base: live},
+		{name: "own Host", r: Static(up), base: live, change: func(r *http.Request) *http.Request { r.Host = "other"; return r }},
+		{name: "refused", r: Static(closedPort(t)), base: live, err: "connection refused"},
+		{name: "nobody", r: &book{err: errors.New("SERVFAIL")}, base: live, err: "unavailable: no_endpoint"},
+		{name: "canceled", r: Static(up), base: live, change: func(r *http.Request) *http.Request { return r.WithContext(canceled) }, err: "canceled"},
+		{name: "no lookup in time", r: hanging{}, base: live, change: func(r *http.Request) *http.Request { return r.WithContext(soon()) }, err: "deadline exceeded"},
+		{name: "no URL", r: Static(up), base: live, change: func(r *http.Request) *http.Request { r.URL = nil; return r }, err: "no URL"},
+		{name: "invalid", r: Static(up), base: live, change: func(r *http.Request) *http.Request { r.Header["Bad Name"] = []string{"x"}; return r }, err: "invalid header"},
+		{name: "neither", r: Static(up), base: roundTripper(func(r *http.Request) (*http.Response, error) { return nil, r.Body.Close() })},
+	} {
+		for _, kind := range []string{"body", "no body", "http.NoBody"} {
+			t.Run(tt.name+"/"+kind, func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, tt.r)
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://orders.shop/a%2Fb?q", nil)
+				require.NoError(t, err)
+				r.Header.Set("X-Test", "1")
+				b := &body{Reader: strings.NewReader("hello")}
+				switch kind {
+				case "body":
+					r.Body = b
+				case "http.NoBody":
+					r.Body = http.NoBody
+				case "no body":
+					if tt.name == "neither" {
+						return
+					}
+				}
+				if tt.change != nil {
+					r = tt.change(r)
+				}
+				before, header := *r, r.Header.Clone()
+				var u url.URL
+				if r.URL != nil {
+					u = *r.URL
+				}
+				resp, err := p.Transport(tt.base).RoundTrip(r)
+				if tt.err != "" {
+					require.ErrorContains(t, err, tt.err)
+				} else {
+					require.NoError(t, err)
+				}
+				if resp != nil {
+					assert.Same(t, r, resp.Request)
+					_, err := io.Copy(io.Discard, resp.Body)
+					require.NoError(t, err)
+					require.NoError(t, resp.Body.Close())
+				}
+				if kind == "body" {
+					assert.Eventually(t, b.closed.Load, 10*time.Second, time.Millisecond, "net/http may close it a little later")
+				}
+				assert.Equal(t, before, *r)
+				assert.Equal(t, header, r.Header)
+				if r.URL != nil {
+					assert.Equal(t, u, *r.URL)
+				}
+				for _, e := range p.Endpoints() {
+					assert.Zero(t, e.InFlight)
+				}
+			})
+		}
+	}
+}
+
+func TestBasePanics(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Static("a:1"))
+	rt := p.Transport(roundTripper(func(*http.Request) (*http.Response, error) { panic("ouch") }))
+	assert.PanicsWithValue(t, "ouch", func() { _, _ = rt.RoundTrip(request(t, "http://orders/")) })
+	assert.Equal(t, EndpointStatus{Address: "a:1"}, statusOf(t, p, "a:1"))
+}
+
+// BR-01: what callers do with their own calls says nothing about an endpoint.
+func TestBR01CallersAreNeutral(t *testing.T) {
+	t.Parallel()
+	arrived := make(chan struct{})
+	addr := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/missing" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		arrived <- struct{}{}
+		<-r.Context().Done()
+	})
+	p := newPool(t, Static(addr, closedPort(t)), func(c *Config) { c.Ejection.MaxPercent = 100 })
+	p.ejecting.Lock() // the other one is out for good, so that all meet the first
+	for _, e := range p.state.Load().endpoints {
+		if e.addr != addr {
+			e.out.Store(1 << 62)
+		}
+	}
+	p.lastOut.Store(1 << 62)
+	p.ejecting.Unlock()
+	rt := p.Transport(newBase(t))
+	for range 1_000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		_, err := rt.RoundTrip(request(t, "http://orders/").WithContext(ctx))
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Equal(t, EndpointStatus{Address: addr}, statusOf(t, p, addr), "no sample, no failure")
+	for range 1_000 {
+		resp, err := rt.RoundTrip(request(t, "http://orders/missing"))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	}
+	s := statusOf(t, p, addr)
+	assert.Zero(t, s.Failures, "4xx")
+	assert.Zero(t, s.InFlight)
+}
+
+func TestBR01ShortDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, Static("a:1", "b:1"))
+		rt := p.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}))
+		for range 1_000 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := rt.RoundTrip(request(t, "http://orders/").WithContext(ctx))
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			cancel()
+		}
+		for _, e := range p.Endpoints() {
+			assert.Zero(t, e.Failures)
+			assert.InDelta(t, time.Second, e.Latency, 1e9/2, "but at least that slow")
+		}
+	})
+}
+
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	answer := func(status int, header ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			w.WriteHeader(status)
+		}
+	}
+	hangUp := func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_ = c.Close()
+		}
+	}
+	plain := func(t *testing.T) http.RoundTripper { return newBase(t) }
+	always := func(err error) func(*testing.T) http.RoundTripper {
+		return func(*testing.T) http.RoundTripper {
+			return roundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
+		}
+	}
+	withBody := func(b io.Reader) func(*http.Request) {
+		return func(r *http.Request) { r.Method, r.Body, r.ContentLength = "POST", io.NopCloser(b), 1<<20 }
+	}
+	for _, tt := range []struct {
+		name      string
+		serve     http.HandlerFunc // nil refuses connections
+		base      func(*testing.T) http.RoundTripper
+		change    func(*http.Request)
+		failures  int
+		refreshed bool
+	}{
+		{"200", answer(200), plain, nil, 0, false},
+		{"404", answer(404), plain, nil, 0, false},
+		{"500", answer(500), plain, nil, 0, false},
+		{"502", answer(502), plain, nil, 3, false},
+		{"503", answer(503), plain, nil, 3, false},
+		{"504", answer(504), plain, nil, 3, false},
+		{"grpc OK", answer(200, "Grpc-Status", "0"), plain, nil, 0, false},
+		{"grpc UNAVAILABLE", answer(200, "Grpc-Status", "14"), plain, nil, 3, false},
+		{"hangs up", hangUp, plain, nil, 3, true},
+		{"refused", nil, plain, nil, defaultFailures, true},
+		{"not TLS", answer(200), plain, func(r *http.Request) { r.URL.Scheme = "https" }, defaultFailures, true},
+		{"foreign dial error", nil, always(fmt.Errorf("wrapped: %w", &net.OpError{Op: "dial", Err: errors.New("refused")})), nil, defaultFailures, true},
+		{"foreign error", nil, always(errors.New("we have no certificate")), nil, 2, false},
+		{"denied below", nil, always(gatemesh.Deny(gatemesh.PermissionDenied, "x", "No.")), nil, 2, false},
+		{"invalid request", answer(200), plain, func(r *http.Request) { r.Header["Bad Name"] = nil }, 2, false},
+		{"unreadable body", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }, plain, withBody(io.MultiReader(strings.NewReader("x"), failingReader{})), 2, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			addr := closedPort(t)
+			if tt.serve != nil {
+				addr = serve(t, tt.serve)
+			}
+			b := &book{addrs: []string{addr, "127.0.0.1:1"}}
+			p := newPool(t, b, func(c *Config) { c.Interval, c.Cooldown = time.Hour, time.Millisecond })
+			require.NoError(t, p.WaitReady(t.Context()))
+			e := at(t, p, addr)
+			p.state.Store(&state{p.state.Load().version, []*Endpoint{e}}) // no choice
+			for range 2 {
+				try(t, e, Failure)
+			}
+			r := request(t, "http://orders/")
+			if tt.change != nil {
+				tt.change(r)
+			}
+			resp, err := p.Transport(tt.base(t)).RoundTrip(r)
+			if err == nil {
+				require.NoError(t, resp.Body.Close())
+			}
+			s := e.status(time.Now())
+			assert.Zero(t, s.InFlight)
+			if want := tt.failures; want == defaultFailures {
+				assert.True(t, s.Failures == 3, "one endpoint is never out; got %+v", s)
+			} else {
+				assert.Equal(t, want, s.Failures, "%+v %v", s, err)
+			}
+			if tt.refreshed {
+				assert.Eventually(t, func() bool { return b.times() > 1 }, 10*time.Second, time.Millisecond)
+			} else {
+				assert.Equal(t, 1, b.times())
+			}
+		})
+	}
+}
+
+type failingReader struct{}
+
+func (failingReader) Read([]byte) (int, error) { return 0, errors.New("the client hung up") }
+
+// One that refuses connections is out at once; one that hangs up is not.
+func TestUnreachableIsEjectedAtOnce(t *testing.T) {
+	t.Parallel()
+	good := serve(t, func(http.ResponseWriter, *http.Request) {})
+	for _, protocol := range []string{"HTTP/1.1", "h2c"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			bad := closedPort(t)
+			base := newBase(t)
+			if protocol == "h2c" {
+				base.Protocols = new(http.Protocols)
+				base.Protocols.SetUnencryptedHTTP2(true)
+			}
+			p := newPool(t, Static(good, bad), func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Hour, time.Hour })
+			rt := p.Transport(base)
+			failed := 0
+			for range 100 {
+				resp, err := rt.RoundTrip(request(t, "http://orders/"))
+				if err == nil {
+					require.NoError(t, resp.Body.Close())
+				} else if strings.Contains(err.Error(), bad) {
+					failed++
+				}
+			}
+			assert.Equal(t, 1, failed)
+			assert.NotZero(t, statusOf(t, p, bad).EjectedUntil)
+		})
+	}
+}
+
+// An attempt is in flight until its body ends, however that comes about; its
+// latency is that of the header.
+func TestInFlight(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		end  func(*testing.T, *http.Response)
+	}{
+		{"read to the end", func(t *testing.T, r *http.Response) {
+			b, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			assert.Equal(t, "hello", string(b))
+		}},
+		{"closed unread", func(t *testing.T, r *http.Response) { require.NoError(t, r.Body.Close()) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, Static("a:1"))
+				rt := p.Transport(roundTripper(func(r *http.Request) (*http.Response, error) {
+					time.Sleep(50 * time.Millisecond)
+					return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("hello"))}, nil
+				}))
+				resp, err := rt.RoundTrip(request(t, "http://orders/"))
+				require.NoError(t, err)
+				_, isWriter := resp.Body.(io.Writer)
+				assert.False(t, isWriter)
+				s := statusOf(t, p, "a:1")
+				assert.Equal(t, 1, s.InFlight)
+				assert.InDelta(t, 50*time.Millisecond, s.Latency, 1e3)
+				time.Sleep(time.Second)
+				tt.end(t, resp)
+				require.NoError(t, resp.Body.Close())
+				assert.Zero(t, statusOf(t, p, "a:1").InFlight)
+				assert.LessOrEqual(t, statusOf(t, p, "a:1").Latency, 50*time.Millisecond+time.Microsecond, "of the header")
+			})
+		})
+	}
+	for _, none := range []io.ReadCloser{nil, http.NoBody} {
+		p := newPool(t, Static("a:1"))
+		rt := p.Transport(roundTripper(func(*http.Request) (*http.Response, error) { return &http.Response{StatusCode: 204, Body: none}, nil }))
+		_, err := rt.RoundTrip(request(t, "http://orders/"))
+		require.NoError(t, err)
+		assert.Zero(t, statusOf(t, p, "a:1").InFlight, "there is no body to close")
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	addr := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_ = rw.Flush()
+		_, _ = io.Copy(c, rw)
+	})
+	p := newPool(t, Static(addr))
+	r := request(t, "http://orders/")
+	r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"echo"}}
+	resp, err := p.Transport(newBase(t)).RoundTrip(r)
+	require.NoError(t, err)
+	conn, ok := resp.Body.(io.ReadWriteCloser)
+	require.True(t, ok)
+	_, err = io.WriteString(conn, "hello\n")
+	require.NoError(t, err)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	require.NoError(t, err)
+	assert.Equal(t, "hello\n", line)
+	assert.Equal(t, 1, statusOf(t, p, addr).InFlight)
+	assert.Zero(t, statusOf(t, p, addr).Failures)
+	require.NoError(t, conn.Close())
+	assert.Zero(t, statusOf(t, p, addr).InFlight)
+
+	half := &halfConn{}
+	rt := newPool(t, Static("a:1")).Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 101, Body: half}, nil
+	}))
+	resp, err = rt.RoundTrip(request(t, "http://orders/"))
+	require.NoError(t, err)
+	require.Implements(t, (*halfCloser)(nil), resp.Body)
+	require.Implements(t, (*io.Writer)(nil), resp.Body)
+	require.NoError(t, resp.Body.(halfCloser).CloseWrite())
+	assert.True(t, half.closed)
+	require.NoError(t, resp.Body.Close())
+}
+
+type halfConn struct {
+	net.Conn
+	closed bool
+}
+
+func (h *halfConn) CloseWrite() error { h.closed = true; return nil }
+func (h *halfConn) Close() error      { return nil }
+
+// Endpoints that are gone get no new requests, and those under way end well.
+func TestRemovedEndpoint(t *testing.T) {
+	t.Parallel()
+	begun, release := make(chan struct{}), make(chan struct{})
+	var old atomic.Int64
+	leaving := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		old.Add(1)
+		close(begun)
+		<-release
+		fmt.Fprint(w, "done")
+	})
+	staying := serve(t, func(http.ResponseWriter, *http.Request) {})
+	p := newPool(t, Static(leaving))
+	rt := p.Transport(newBase(t))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		resp, err := rt.RoundTrip(request(t, "http://orders/"))
+		if assert.NoError(t, err) {
+			b, err := io.ReadAll(resp.Body)
+			assert.NoError(t, err)
+			assert.Equal(t, "done", string(b))
+			assert.NoError(t, resp.Body.Close())
+		}
+	})
+	<-begun
+	gone := at(t, p, leaving)
+	require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static(staying)}))
+	for range 100 {
+		resp, err := rt.RoundTrip(request(t, "http://orders/"))
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+	}
+	assert.Equal(t, int64(1), old.Load())
+	assert.Equal(t, 1, gone.status(time.Now()).InFlight)
+	close(release)
+	wg.Wait()
+	assert.Zero(t, gone.status(time.Now()).InFlight)
+}
+
+// Every attempt of a call goes to another endpoint for as long as there is one.
+func TestAttemptsAvoidWhatTheyTried(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		var mu sync.Mutex
+		var asked []string
+		base := roundTripper(func(r *http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, r.URL.Host)
+			return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
+		})
+		p := newPool(t, Static("a:1", "b:1", "c:1"), noEjection)
+		out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
+			Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{"orders": {Service: "orders"}}),
+			Layers: []gatemesh.Layer{{Name: "retry", Retry: upTo(5)}},
+		}))
+		resp, err := out.Transport(p.Transport(base)).RoundTrip(request(t, "http://orders/"))
+		require.NoError(t, err)
+		require.Equal(t, 503, resp.StatusCode)
+		require.NoError(t, resp.Body.Close())
+		require.Len(t, asked, 5)
+		assert.ElementsMatch(t, []string{"a:1", "b:1", "c:1"}, asked[:3])
+	}
+}
+
+type upTo int
+
+func (n upTo) Retry(_ context.Context, c *gatemesh.Call, _ gatemesh.Attempt) (time.Duration, bool) {
+	return 0, c.Attempt() < int(n)
+}
