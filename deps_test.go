@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"canary":            {""},
 	"serve":             {},
 	"manifest":          {"", "auth/policy", "routing", "canary"},
-	"grpcmesh":          {""},
+	"grpcmesh":          {"", "mtls", "routing/pool"},
 	"internal/grpctest": {},
 	"internal/dnstest":  {},
 	"meshtest":          {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},

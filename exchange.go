@@ -337,6 +337,7 @@ func (x *Exchange) Finish(o Outcome) {
 		o.Denial = x.denial
 	}
 	x.finished, x.outcome = true, o
+	x.Begun()     // whoever keeps the Call keeps no old configurations
 	x.mu.Unlock() // from here on, nobody appends to finishers
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
