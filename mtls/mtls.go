@@ -136,6 +136,11 @@ func (t *TLS) ServerConfig() *tls.Config {
 	}
 }
 
+// Credentials returns what the Source has now. The pointer stays the same until
+// something changes, by which others know that connections made earlier are of
+// the past. It is nil if the Source has none.
+func (t *TLS) Credentials() *Credentials { return t.state.Latest().Source.Credentials() }
+
 func (t *TLS) certificate() (*tls.Certificate, error) {
 	creds := t.state.Latest().Source.Credentials()
 	if creds == nil {

@@ -1,6 +1,33 @@
-// Package serve runs a set of HTTP servers the way a cluster expects: all
-// ports bound before anything starts, probes on a plain port of their own, and
-// a drain on shutdown in which no request that was sent is lost.
+// Package serve runs HTTP and gRPC servers side by side the way a cluster
+// expects: all ports bound before anything starts, probes on a plain port of
+// their own, and a drain on shutdown in which no request that was sent is lost.
+//
+// [http.Server.Shutdown] alone loses some: it closes connections that wait to
+// be accepted, idle connections whose next request is on its way, and drops
+// without an answer a request that it reads after it began. So [Run] drains in
+// phases, and calls Shutdown when there is nothing left to lose:
+//
+//   - Lame duck, for [Config].LameDuck: /readyz answers 503, so that load
+//     balancers stop sending. The listeners still accept. Each HTTP answer says
+//     "Connection: close", which net/http turns into a GOAWAY on HTTP/2, so that
+//     active clients move away one answer at a time. An HTTP/2 request that
+//     crosses a GOAWAY was not processed and has to be sent again, so there is
+//     none in the 500 ms before and after the listeners close.
+//   - The listeners close, after the connections that the kernel has completed
+//     are accepted. For other listeners than TCP and Unix ones from package net,
+//     and off Unix, that is: once Accept has had nothing to return for 5 ms.
+//   - Running requests end. Connections without one are kept until nothing was
+//     read from them for 500 ms, about a round trip around the world and one
+//     retransmission. gRPC servers stop gracefully. Hijacked connections, such
+//     as WebSockets, may end by themselves; [Config].OnDrain can tell them.
+//   - At [Config].Drain everything left is cut, hijacked connections included,
+//     and handlers get one more second to notice.
+//
+// The health port answers through all of it and closes last.
+//
+// What no server can save: a connection that the kernel completes in the
+// microseconds between the last look at the queue and the close is reset. That
+// is what the lame duck is for.
 package serve
 
 import (
@@ -11,26 +38,51 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Server is one listener and what answers on it.
+const (
+	// settle is how long a connection may stay silent after the listener closed
+	// before nothing can be on its way any more.
+	settle = 500 * time.Millisecond
+	// last is how long handlers and probes may take to notice that their
+	// connection was cut.
+	last = time.Second
+)
+
+// GRPC is what Run needs of a gRPC server; *grpc.Server implements it.
+//
+// Serve returns when Accept fails. GracefulStop returns when all calls have
+// ended, or after Stop.
+type GRPC interface {
+	Serve(net.Listener) error
+	GracefulStop()
+	Stop()
+}
+
+// Server is one listener and what answers on it. The zero Server is invalid.
 type Server struct {
 	// Name appears in logs and errors. Required.
 	Name string
 	// Addr is the address to listen on, such as ":8443". Required unless
 	// Listener is set.
 	Addr string
-	// Listener is used instead of Addr if it is set. Run closes it.
+	// Listener is used instead of Addr if it is set. Run closes it. Handlers
+	// that hijack a connection of it get it wrapped, with a NetConn method, but
+	// not if it is a TLS connection.
 	Listener net.Listener
-	// Handler answers. Required.
+	// Handler answers HTTP. Exactly one of Handler and GRPC is required.
 	Handler http.Handler
-	// TLS terminates TLS with HTTP/2 and HTTP/1.1. Default: plain HTTP/1.1.
+	// GRPC answers instead of Handler. Run stops it.
+	GRPC GRPC
+	// TLS terminates TLS with HTTP/2 and HTTP/1.1. Default: plain HTTP/1.1. Must
+	// be nil with GRPC, whose own credentials terminate TLS.
 	TLS *tls.Config
 }
 
-// Config configures [Run].
+// Config configures [Run]. The zero Config is invalid.
 type Config struct {
 	// Servers are started together. Required.
 	Servers []Server
@@ -38,13 +90,19 @@ type Config struct {
 	// the process lives, /readyz that it wants traffic. Default: no such port.
 	Health string
 	// Ready reports why the process does not want traffic yet. It is asked by
-	// /readyz. Default: it does.
+	// /readyz, by many goroutines at once. Default: it does.
 	Ready func() error
 	// LameDuck is how long /readyz refuses before the listeners close, so that
 	// load balancers stop sending first. Default: 0, at once.
 	LameDuck time.Duration
 	// Drain is how long running requests get to end after that. Default: 20 s.
+	// The process needs LameDuck + Drain + 2 s from the signal to its end.
 	Drain time.Duration
+	// OnDrain is called once, when the listeners have closed, to end what only
+	// the application can end well, such as WebSockets: a client that is told
+	// to reconnect then reaches another replica. Run waits for it, until the
+	// deadline. Default: nobody.
+	OnDrain func()
 	// Logger receives lines about start, drain and connection errors. Required.
 	Logger *slog.Logger
 	// Started is called with the address of each server, by name, once all
@@ -58,8 +116,14 @@ func (c Config) validate() error {
 		errs = append(errs, errors.New("serve: Config.Servers is required"))
 	}
 	for i, s := range c.Servers {
-		if s.Name == "" || s.Handler == nil || s.Addr == "" && s.Listener == nil {
-			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d] needs Name, Handler, and Addr or Listener", i))
+		if s.Name == "" || s.Addr == "" && s.Listener == nil {
+			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d] needs Name, and Addr or Listener", i))
+		}
+		if (s.Handler == nil) == (s.GRPC == nil) {
+			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d] needs exactly one of Handler and GRPC", i))
+		}
+		if s.GRPC != nil && s.TLS != nil {
+			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d].TLS must be nil with GRPC: its credentials terminate TLS", i))
 		}
 	}
 	if c.Logger == nil {
@@ -71,9 +135,17 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// Run serves until ctx ends, then drains, and returns nil if every request
-// ended in time. It returns an error at once if the configuration is wrong, a
-// port is taken, or a server fails.
+// Run serves until ctx ends, then drains, and returns nil if every request and
+// every hijacked connection ended in time, else an error that is
+// [context.DeadlineExceeded]. If the configuration is wrong or a port is taken
+// it returns an error at once; if a server fails, it drains the others without
+// a lame duck and returns the error. When it returns, its goroutines have
+// ended, unless a handler ignores that its connection was cut: then the error
+// says so.
+//
+// ctx can end only once: what a second signal does is the application's matter.
+// With context.AfterFunc(ctx, stop), stop as [os/signal.NotifyContext] returned
+// it, the second one kills the process.
 //
 // Header size and time are bounded; the time of a body is not, as uploads and
 // streams may be long. Handlers that read bodies bound them.
@@ -84,51 +156,121 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Drain == 0 {
 		cfg.Drain = 20 * time.Second
 	}
-	var draining atomic.Bool
+	var p phase
 	servers := append([]Server(nil), cfg.Servers...)
 	if cfg.Health != "" {
-		servers = append(servers, Server{Name: "health", Addr: cfg.Health, Handler: probes(&draining, cfg.Ready)})
+		servers = append(servers, Server{Name: "health", Addr: cfg.Health, Handler: probes(&p.draining, cfg.Ready)})
 	}
 	if err := listen(ctx, servers); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped before it started: nobody was let down
+		}
 		return err
 	}
 	failed := make(chan error, len(servers))
-	running := make([]*http.Server, len(servers))
+	units := make([]*unit, len(servers))
 	addrs := make(map[string]net.Addr, len(servers))
 	for i, s := range servers {
-		running[i] = newServer(s, cfg.Logger)
+		units[i] = newUnit(s, cfg.Logger, &p)
 		addrs[s.Name] = s.Listener.Addr()
-		go func() { failed <- serveOne(running[i], s) }()
+		go units[i].run(failed)
 		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", s.TLS != nil)
 	}
 	if cfg.Started != nil {
 		cfg.Started(addrs)
 	}
 	var err error
-	left := len(servers)
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
-		left--
 	}
-	draining.Store(true)
+	p.draining.Store(true)
 	if err == nil && cfg.LameDuck > 0 {
 		cfg.Logger.Info("lame duck", "for", cfg.LameDuck)
-		t := time.NewTimer(cfg.LameDuck)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case err = <-failed:
-			left--
+		p.goAway.Store(true)
+		err = wait(cfg.LameDuck-settle, failed)
+		p.goAway.Store(false)
+		if err == nil {
+			err = wait(min(cfg.LameDuck, settle), failed)
 		}
 	}
-	cfg.Logger.Info("draining", "deadline", cfg.Drain)
-	err = errors.Join(err, drain(running, cfg.Drain))
-	for range left {
-		err = errors.Join(err, <-failed)
+	err = errors.Join(err, drain(cfg, units, &p))
+	for {
+		select {
+		case more := <-failed: // a second server that failed before the drain
+			err = errors.Join(err, more)
+			continue
+		default:
+		}
+		cfg.Logger.Info("stopped")
+		return err
 	}
-	cfg.Logger.Info("stopped")
-	return err
+}
+
+// wait waits for d, or for the failure of a server.
+func wait(d time.Duration, failed <-chan error) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// drain ends the servers side by side, and then the health server, the last.
+func drain(cfg Config, units []*unit, p *phase) error {
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.Drain)
+	defer cancel()
+	apps, probed := units[:len(cfg.Servers)], units[len(cfg.Servers):]
+
+	cfg.Logger.Info("closing listeners")
+	each(apps, func(u *unit) error { u.closeListener(ctx); return nil })
+	cfg.Logger.Info("draining", "deadline", cfg.Drain)
+	resume := time.AfterFunc(settle, func() { p.goAway.Store(true) })
+	defer resume.Stop()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		if cfg.OnDrain != nil {
+			cfg.OnDrain()
+		}
+	}()
+	err := each(apps, func(u *unit) error { return u.drain(ctx) })
+	select {
+	case <-told:
+	case <-ctx.Done():
+		select {
+		case <-told:
+		case <-time.After(last):
+			err = errors.Join(err, fmt.Errorf("serve: Config.OnDrain still runs: %w", ctx.Err()))
+		}
+	}
+	probe, cancelProbe := context.WithTimeout(context.Background(), last)
+	defer cancelProbe()
+	return errors.Join(err, each(probed, func(u *unit) error {
+		u.closeListener(probe)
+		return u.web.shutdown(probe)
+	}))
+}
+
+// each runs f for all units at once.
+func each(units []*unit, f func(*unit) error) error {
+	errs := make([]error, len(units))
+	var wg sync.WaitGroup
+	for i, u := range units {
+		wg.Go(func() {
+			if err := f(u); err != nil {
+				errs[i] = fmt.Errorf("serve: %s: %w", u.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // listen binds every address, or none.
@@ -155,51 +297,6 @@ func listen(ctx context.Context, servers []Server) error {
 		}
 	}
 	return err
-}
-
-func newServer(s Server, l *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler: s.Handler, TLSConfig: s.TLS,
-		// A client may not hold a connection open by sending its header slowly,
-		// nor make us hold a large one.
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(l.With("server", s.Name).Handler(), slog.LevelDebug),
-	}
-}
-
-func serveOne(srv *http.Server, s Server) error {
-	var err error
-	if s.TLS != nil {
-		err = srv.ServeTLS(s.Listener, "", "")
-	} else {
-		err = srv.Serve(s.Listener)
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return fmt.Errorf("serve: %s: %w", s.Name, err)
-}
-
-// drain shuts all servers down side by side and closes what is left at the
-// deadline.
-func drain(servers []*http.Server, within time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.Background(), within)
-	defer cancel()
-	done := make(chan error, len(servers))
-	for _, s := range servers {
-		go func() {
-			err := s.Shutdown(ctx)
-			if err != nil {
-				err = errors.Join(fmt.Errorf("serve: drain: %w", err), s.Close())
-			}
-			done <- err
-		}()
-	}
-	var errs []error
-	for range servers {
-		errs = append(errs, <-done)
-	}
-	return errors.Join(errs...)
 }
 
 func probes(draining *atomic.Bool, ready func() error) http.Handler {

@@ -2,6 +2,7 @@ package serve_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -27,7 +28,10 @@ func start(t *testing.T, cfg serve.Config) (addrs map[string]net.Addr, stop func
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
-	cfg.Logger, cfg.Started = quiet, func(a map[string]net.Addr) { started <- a }
+	if cfg.Logger == nil {
+		cfg.Logger = quiet
+	}
+	cfg.Started = func(a map[string]net.Addr) { started <- a }
 	go func() { ended <- serve.Run(ctx, cfg) }()
 	select {
 	case addrs = <-started:
@@ -54,6 +58,24 @@ func TestZeroConfig(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 	}
 	assert.ErrorContains(t, serve.Run(t.Context(), serve.Config{Logger: quiet}), "Config.Servers is required")
+}
+
+func TestConfigOfGRPC(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		s    serve.Server
+		want string
+	}{
+		{"both", serve.Server{Handler: http.NotFoundHandler(), GRPC: &fakeGRPC{}}, "exactly one of Handler and GRPC"},
+		{"neither", serve.Server{}, "exactly one of Handler and GRPC"},
+		{"TLS", serve.Server{GRPC: &fakeGRPC{}, TLS: &tls.Config{}}, "TLS must be nil with GRPC"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.s.Name, c.s.Addr = "app", "127.0.0.1:0"
+			err := serve.Run(t.Context(), serve.Config{Logger: quiet, Servers: []serve.Server{c.s}})
+			assert.ErrorContains(t, err, c.want)
+		})
+	}
 }
 
 func TestPortTaken(t *testing.T) {
@@ -120,7 +142,7 @@ func TestDrain(t *testing.T) {
 	select {
 	case err := <-ended:
 		require.Fail(t, "stopped with a request running", "%v", err)
-	case <-closed(addrs["app"].String()):
+	case <-closed("tcp", addrs["app"].String()):
 	}
 	close(release)
 	assert.Equal(t, answer{200, "whole"}, <-answers)
@@ -128,12 +150,12 @@ func TestDrain(t *testing.T) {
 }
 
 // closed is closed when nobody listens on addr any more.
-func closed(addr string) <-chan struct{} {
+func closed(network, addr string) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for {
-			c, err := net.Dial("tcp", addr)
+			c, err := net.Dial(network, addr)
 			if err != nil {
 				return
 			}

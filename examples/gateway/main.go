@@ -61,6 +61,7 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = g.Close() }() // the process is about to end
 	servers := []serve.Server{{Name: "public", Addr: o.listen, Handler: g, TLS: b.tls}}
 	if o.admin != "" {
 		admin := http.NewServeMux()

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth"
@@ -43,69 +44,90 @@ type Config struct {
 	// Replace puts a gate of another kind in the place of a layer; a nil Gate
 	// leaves the layer out. The platform uses it to show what happens without.
 	Replace map[string]gatemesh.Gate
-	// Observer receives events of all layers.
+	// Salt is canary.Config.Salt. Default: the canary's.
+	Salt string
+	// AfterRoute are layers that stand behind the route, such as tracing.
+	AfterRoute []gatemesh.Layer
+	// Observer receives events of all layers. Update keeps that of New.
 	Observer gatemesh.Observer
 }
 
 // Gateway is a chain and the proxy behind it.
 type Gateway struct {
 	http.Handler
-	chain  *gatemesh.Chain
-	routes []routing.Route
-	splits []canary.Split
-	rules  []policy.Policy
+	chain *gatemesh.Chain
+	shown atomic.Pointer[parts] // for Admin
+
+	router    *routing.Router
+	client    *ratelimit.Limiter // these may be nil
+	auth      *auth.Authenticator
+	consumer  *ratelimit.Limiter
+	policy    *policy.Engine
+	canary    *canary.Splitter
+	observer  gatemesh.Observer
+	manifests bool
+}
+
+// parts are the configurations of the components that Config amounts to.
+type parts struct {
+	routes           routing.Config
+	client, consumer ratelimit.Config
+	policy           policy.Config
+	canary           canary.Config
+}
+
+func (cfg *Config) parts() *parts {
+	p := &parts{
+		routes:   routing.Config{Upstreams: cfg.Upstreams, Outbound: cfg.Outbound, Observer: cfg.Observer},
+		client:   ratelimit.Config{Name: "client", Key: ratelimit.ByClient(0), Limit: cfg.ClientLimit, DisableFields: true, Observer: cfg.Observer},
+		consumer: ratelimit.Config{Name: "consumer", Key: ratelimit.ByConsumer(), Limit: cfg.ConsumerLimit, Observer: cfg.Observer},
+	}
+	if cfg.Manifests == nil {
+		p.routes.Routes = []routing.Route{{Name: "default", Backends: []gatemesh.WeightedDestination{
+			{Destination: gatemesh.Destination{Service: "default"}, Weight: 1},
+		}}}
+		return p
+	}
+	p.routes.Routes, p.routes.Subsets = cfg.Manifests.Routes(), cfg.Manifests.Subsets()
+	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
+	p.canary = canary.Config{Salt: cfg.Salt, Splits: cfg.Manifests.Splits(), Observer: cfg.Observer}
+	return p
 }
 
 // New returns the gateway. It reports every fault at once.
 func New(cfg Config) (*Gateway, error) {
-	g := &Gateway{}
-	var b builder
-	b.replace = maps.Clone(cfg.Replace)
-
-	routes := routing.Config{Upstreams: cfg.Upstreams, Outbound: cfg.Outbound, Observer: cfg.Observer}
-	if cfg.Manifests != nil {
-		routes.Routes, routes.Subsets = cfg.Manifests.Routes(), cfg.Manifests.Subsets()
-		g.splits, g.rules = cfg.Manifests.Splits(), cfg.Manifests.Policies()
-	} else {
-		routes.Routes = []routing.Route{{Name: "default", Backends: []gatemesh.WeightedDestination{
-			{Destination: gatemesh.Destination{Service: "default"}, Weight: 1},
-		}}}
-	}
-	g.routes = routes.Routes
-	router, err := routing.New(routes)
-	b.fault(err)
+	g := &Gateway{observer: cfg.Observer, manifests: cfg.Manifests != nil}
+	b := builder{replace: maps.Clone(cfg.Replace)}
+	p := cfg.parts()
+	var err error
 
 	// What is cheap and keyed by address first, so that guessing routes is
 	// limited too; then who, how much for whom, whether, and which version.
 	if cfg.ClientLimit != (ratelimit.Limit{}) {
-		l, err := ratelimit.New(ratelimit.Config{Name: "client", Key: ratelimit.ByClient(0), Limit: cfg.ClientLimit, DisableFields: true, Observer: cfg.Observer})
-		if b.fault(err) {
-			b.add(l.Layer())
+		if g.client, err = ratelimit.New(p.client); b.fault(err) {
+			b.add(g.client.Layer())
 		}
 	}
-	if router != nil {
-		b.add(router.Layer())
+	if g.router, err = routing.New(p.routes); b.fault(err) {
+		b.add(g.router.Layer())
 	}
+	b.layers = append(b.layers, cfg.AfterRoute...)
 	if cfg.Auth != nil {
-		a, err := auth.New(*cfg.Auth)
-		if b.fault(err) {
-			b.add(a.Layer())
+		if g.auth, err = auth.New(*cfg.Auth); b.fault(err) {
+			b.add(g.auth.Layer())
 		}
 	}
 	if cfg.ConsumerLimit != (ratelimit.Limit{}) {
-		l, err := ratelimit.New(ratelimit.Config{Name: "consumer", Key: ratelimit.ByConsumer(), Limit: cfg.ConsumerLimit, Observer: cfg.Observer})
-		if b.fault(err) {
-			b.add(l.Layer())
+		if g.consumer, err = ratelimit.New(p.consumer); b.fault(err) {
+			b.add(g.consumer.Layer())
 		}
 	}
-	if cfg.Manifests != nil {
-		p, err := policy.New(policy.Config{Workload: cfg.Workload, Policies: g.rules, Unselected: policy.Deny, Observer: cfg.Observer})
-		if b.fault(err) {
-			b.add(p.Layer())
+	if g.manifests {
+		if g.policy, err = policy.New(p.policy); b.fault(err) {
+			b.add(g.policy.Layer())
 		}
-		c, err := canary.New(canary.Config{Splits: g.splits, Observer: cfg.Observer})
-		if b.fault(err) {
-			b.add(c.Layer())
+		if g.canary, err = canary.New(p.canary); b.fault(err) {
+			b.add(g.canary.Layer())
 		}
 	}
 	for name := range b.replace {
@@ -119,9 +141,44 @@ func New(cfg Config) (*Gateway, error) {
 	if g.chain, err = gatemesh.NewChain(entry, b.layers...); err != nil {
 		return nil, err
 	}
-	g.Handler = g.chain.Handler(router.Proxy())
+	g.shown.Store(p)
+	g.Handler = g.chain.Handler(g.router.Proxy())
 	return g, nil
 }
+
+// Update changes everything at once: no request sees the routes of one
+// configuration and the policies of another. Counters, buckets and verified
+// tokens stay. If anything in cfg is wrong, all stays as it is. Which layers
+// there are cannot change, nor who the gateway trusts.
+func (g *Gateway) Update(cfg Config) error {
+	cfg.Observer = g.observer
+	p := cfg.parts()
+	if g.manifests != (cfg.Manifests != nil) || (g.auth != nil) != (cfg.Auth != nil) ||
+		(g.client != nil) != (cfg.ClientLimit != ratelimit.Limit{}) || (g.consumer != nil) != (cfg.ConsumerLimit != ratelimit.Limit{}) {
+		return errors.New("edge: Update cannot add or remove layers")
+	}
+	changes := []gatemesh.Change{g.router.Change(p.routes)}
+	if g.client != nil {
+		changes = append(changes, g.client.Change(p.client))
+	}
+	if g.auth != nil {
+		changes = append(changes, g.auth.Change(*cfg.Auth))
+	}
+	if g.consumer != nil {
+		changes = append(changes, g.consumer.Change(p.consumer))
+	}
+	if g.manifests {
+		changes = append(changes, g.policy.Change(p.policy), g.canary.Change(p.canary))
+	}
+	if err := gatemesh.Apply(changes...); err != nil {
+		return err
+	}
+	g.shown.Store(p)
+	return nil
+}
+
+// Close closes idle connections to upstreams.
+func (g *Gateway) Close() error { return g.router.Close() }
 
 // builder collects layers and faults.
 type builder struct {
@@ -157,32 +214,35 @@ func (g *Gateway) Admin() http.Handler {
 		Backends       []string
 	}
 	type rule struct{ Name, Position, Action string }
-	var config struct {
+	type shown struct {
 		Layers   []string
 		Routes   []route
 		Splits   []string
 		Policies []rule
 	}
-	config.Layers = append([]string{"entry"}, g.chain.Layers()...)
-	for _, r := range g.routes {
-		to := route{Name: r.Name, Position: r.Position.String(), Hostnames: r.Hostnames}
-		for _, b := range r.Backends {
-			to.Backends = append(to.Backends, fmt.Sprintf("%s weight %d", b.Destination, b.Weight))
+	show := func(p *parts) (config shown) {
+		config.Layers = append([]string{"entry"}, g.chain.Layers()...)
+		for _, r := range p.routes.Routes {
+			to := route{Name: r.Name, Position: r.Position.String(), Hostnames: r.Hostnames}
+			for _, b := range r.Backends {
+				to.Backends = append(to.Backends, fmt.Sprintf("%s weight %d", b.Destination, b.Weight))
+			}
+			config.Routes = append(config.Routes, to)
 		}
-		config.Routes = append(config.Routes, to)
-	}
-	for _, s := range g.splits {
-		config.Splits = append(config.Splits, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
-	}
-	for _, p := range g.rules {
-		config.Policies = append(config.Policies, rule{p.Namespace + "/" + p.Name, p.Position.String(), p.Action.String()})
+		for _, s := range p.canary.Splits {
+			config.Splits = append(config.Splits, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
+		}
+		for _, p := range p.policy.Policies {
+			config.Policies = append(config.Policies, rule{p.Namespace + "/" + p.Name, p.Position.String(), p.Action.String()})
+		}
+		return config
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(config) // the operator may be gone
+		_ = e.Encode(show(g.shown.Load())) // the operator may be gone
 	})
 	return mux
 }
