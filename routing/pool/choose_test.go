@@ -180,7 +180,7 @@ func TestEjection(t *testing.T) {
 		early.Done(time.Now(), Failure) // it was under way, and tells nothing new
 		time.Sleep(4*time.Second - 1)
 		assert.Zero(t, tries(t, p, 1_000)["a:1"])
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		warm(p)
 		assert.Positive(t, tries(t, p, 1_000)["a:1"], "back")
 		assert.Zero(t, statusOf(t, p, "a:1").EjectedUntil)
@@ -242,6 +242,35 @@ func TestEjectionCeiling(t *testing.T) {
 			assert.Equal(t, tt.out, out)
 			assert.NotNil(t, p.Choose(t.Context(), p.state.Load().endpoints))
 		})
+	}
+}
+
+// The ceiling holds when failures come on all cores at the same moment.
+func TestEjectionCeilingConcurrently(t *testing.T) {
+	t.Parallel()
+	var addrs []string
+	for i := range 1_000 {
+		addrs = append(addrs, fmt.Sprintf("e%d:1", i))
+	}
+	for range 10 {
+		p := newPool(t, Static(addrs...), func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Hour, time.Hour })
+		all := p.state.Load().endpoints
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				for j := i; j < len(all); j += 4 {
+					try(t, all[j], Unreachable)
+				}
+			})
+		}
+		wg.Wait()
+		out := 0
+		for _, e := range p.Endpoints() {
+			if !e.EjectedUntil.IsZero() {
+				out++
+			}
+		}
+		assert.Equal(t, 500, out)
 	}
 }
 

@@ -38,7 +38,9 @@ type DNSConfig struct {
 	Network string
 	// Resolver asks the DNS. Default: [net.DefaultResolver]. Unless its
 	// PreferGo is set, net may ask through the C library, where a lookup that
-	// timed out holds a thread until the library gives up.
+	// timed out holds a thread until the library gives up. With both families,
+	// set its StrictErrors too: without it, net takes the answer for one family
+	// for the whole if the other fails.
 	Resolver *net.Resolver
 }
 

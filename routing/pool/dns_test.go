@@ -214,6 +214,8 @@ func TestHostileSRV(t *testing.T) {
 		records = append(records, &net.SRV{Target: fmt.Sprintf("t%d.test.", i), Port: 80})
 	}
 	assert.Len(t, targets(records), maxTargets)
+	same := &net.SRV{Target: "t.test.", Port: 80}
+	assert.Len(t, targets([]*net.SRV{same, same, {Target: "T.test.", Port: 80}}), 1, "asked for once")
 }
 
 func TestCanonicalAddr(t *testing.T) {

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/dnstest"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
 )
 
@@ -42,6 +44,31 @@ func ExamplePool_Transport() {
 	}
 	fmt.Println(len(answers), answers["one of orders.shop"] > 0, answers["two of orders.shop"] > 0)
 	// Output: 2 true true
+}
+
+// A headless service is scaled from one pod to two, and the pool follows.
+func ExampleNewDNS() {
+	const name = "orders.shop.svc.cluster.local."
+	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	cluster := gatemesh.Must(dnstest.New()) // stands for the DNS of the cluster
+	defer cluster.Close()
+	cluster.Set(name, one)
+
+	orders := gatemesh.Must(pool.New(pool.Config{
+		Name:     "orders.shop",
+		Resolver: gatemesh.Must(pool.NewDNS(pool.DNSConfig{Host: name, Port: 8080, Resolver: cluster.Resolver()})),
+		Interval: 50 * time.Millisecond, // 2 s by default
+	}))
+	defer orders.Close()
+	lists := make(chan []*pool.Endpoint, 2)
+	defer orders.Watch(func(list []*pool.Endpoint) { lists <- list })()
+
+	fmt.Println(<-lists)
+	cluster.Set(name, one, two)
+	fmt.Println(<-lists)
+	// Output:
+	// [10.0.0.1:8080]
+	// [10.0.0.1:8080 10.0.0.2:8080]
 }
 
 func ExamplePool_Transport_ejection() {

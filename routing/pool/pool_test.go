@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -218,7 +219,7 @@ func TestLookupTimeout(t *testing.T) {
 		p := newPool(t, hanging{}, func(c *Config) { c.Observer = o })
 		time.Sleep(2*time.Second - 1)
 		assert.False(t, p.looked())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		assert.True(t, p.looked())
 		assert.Equal(t, []string{"!endpoints cannot be looked up, there are none"}, o.take())
@@ -325,6 +326,11 @@ func TestUpdateDuringLookup(t *testing.T) {
 		require.NoError(t, p.WaitReady(t.Context()))
 		assert.Zero(t, time.Since(start))
 		assert.Equal(t, []string{"new:1"}, known(p))
+
+		old := p.state.Load().version
+		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("newer:1")}))
+		p.learn(old, []string{"old:1"}, nil, time.Now()) // it was about to be taken in
+		assert.Equal(t, []string{"newer:1"}, known(p))
 	})
 }
 
@@ -358,6 +364,7 @@ func TestWatch(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		b.fail(errors.New("SERVFAIL"))
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		assert.Equal(t, [][]string{nil, {"a:1"}, {"a:1", "b:1"}}, got, "once a change")
 
 		late := make(chan int, 1)
@@ -368,42 +375,111 @@ func TestWatch(t *testing.T) {
 		stopLate()
 		b.set("c:1")
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		assert.Len(t, got, 3, "stopped")
 		assert.Equal(t, []string{"c:1"}, known(p))
 		assert.Empty(t, p.watchers)
 	})
 }
 
-// Watchers are never called twice at a time, never after stop, and end with
-// the latest list, whoever changes it.
+// The first call comes when the first lookup has ended, and not before.
+func TestWatchWaitsForFirstLookup(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPool(t, hanging{})
+		var calls atomic.Int64
+		defer p.Watch(func(l []*Endpoint) {
+			calls.Add(1)
+			assert.Empty(t, l)
+		})()
+		synctest.Wait()
+		assert.Zero(t, calls.Load())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.EqualValues(t, 1, calls.Load())
+	})
+}
+
+// One call at a time, and none after stop, which waits for one under way.
+func TestWatchIsSerial(t *testing.T) {
+	t.Parallel()
+	const soon = 20 * time.Millisecond // in which something that must not happen would
+	p := newPool(t, Static("a:1"))
+	entered, release := make(chan int, 10), make(chan struct{})
+	stop := p.Watch(func(l []*Endpoint) {
+		if l[0].Address() != "a:1" {
+			entered <- len(l)
+			<-release
+		}
+	})
+	var wg sync.WaitGroup
+	update := func(addrs ...string) {
+		wg.Go(func() { assert.NoError(t, p.Update(Config{Name: "orders", Resolver: Static(addrs...)})) })
+	}
+	update("b:1")
+	require.Equal(t, 1, <-entered)
+	update("b:1", "c:1")
+	update("b:1", "c:1")
+	select {
+	case <-entered:
+		assert.Fail(t, "called twice at a time")
+	case <-time.After(soon):
+	}
+	release <- struct{}{}
+	require.Equal(t, 2, <-entered, "the latest list")
+	stopped := make(chan struct{})
+	wg.Go(func() {
+		stop()
+		close(stopped)
+	})
+	select {
+	case <-stopped:
+		assert.Fail(t, "stop did not wait")
+	case <-time.After(soon):
+	}
+	close(release)
+	wg.Wait()
+	require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("d:1")}))
+	assert.Empty(t, entered)
+}
+
+// A watcher that is stopped while others are told is not called any more.
+func TestWatchStoppedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for range 10 {
+		p := newPool(t, Static("a:1"))
+		entered, release := make(chan struct{}), make(chan struct{})
+		first := true
+		defer p.Watch(func([]*Endpoint) {
+			if first {
+				first = false
+				return
+			}
+			close(entered)
+			<-release
+		})()
+		var calls atomic.Int64
+		var stops []func()
+		for range 10 {
+			stops = append(stops, p.Watch(func([]*Endpoint) { calls.Add(1) }))
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { assert.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("b:1")})) })
+		<-entered
+		for _, stop := range stops {
+			stop()
+		}
+		before := calls.Load()
+		close(release)
+		wg.Wait()
+		assert.Equal(t, before, calls.Load())
+	}
+}
+
+// Whoever changes the list, watchers end with the latest one.
 func TestWatchConcurrently(t *testing.T) {
 	t.Parallel()
 	p := newPool(t, Static("a:1"))
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for range 50 {
-				var running, stopped sync.Mutex
-				var isStopped bool
-				stop := p.Watch(func([]*Endpoint) {
-					assert.True(t, running.TryLock(), "called twice at a time")
-					stopped.Lock()
-					assert.False(t, isStopped, "called after stop")
-					stopped.Unlock()
-					running.Unlock()
-				})
-				stop()
-				stopped.Lock()
-				isStopped = true
-				stopped.Unlock()
-			}
-		})
-		wg.Go(func() {
-			for i := range 50 {
-				assert.NoError(t, p.Update(Config{Name: "orders", Resolver: Static(fmt.Sprintf("w%d-%d:1", w, i))}))
-			}
-		})
-	}
 	var mu sync.Mutex
 	var last []*Endpoint
 	defer p.Watch(func(l []*Endpoint) {
@@ -411,6 +487,15 @@ func TestWatchConcurrently(t *testing.T) {
 		defer mu.Unlock()
 		last = l
 	})()
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 50 {
+				assert.NoError(t, p.Update(Config{Name: "orders", Resolver: Static(fmt.Sprintf("w%d-%d:1", w, i))}))
+				p.Watch(func([]*Endpoint) {})()
+			}
+		})
+	}
 	wg.Wait()
 	mu.Lock()
 	defer mu.Unlock()
@@ -470,14 +555,30 @@ func TestLC01CloseDuringUse(t *testing.T) {
 	}
 }
 
-func TestCloseIsSeenByNobody(t *testing.T) {
+// Close waits for a lookup under way, which is no fault for having been ended.
+func TestCloseEndsLookup(t *testing.T) {
 	t.Parallel()
-	o := &recorder{}
-	p := newPool(t, hanging{}, func(c *Config) { c.Observer = o })
-	require.NoError(t, p.Close())
-	assert.Empty(t, o.take(), "a lookup that Close ended is no fault")
-	var d *gatemesh.Denial
-	_, err := p.Transport(nil).RoundTrip(request(t, "http://orders/"))
-	require.ErrorAs(t, err, &d)
-	assert.Equal(t, gatemesh.Unavailable, d.Code)
+	synctest.Test(t, func(t *testing.T) {
+		o, r := &recorder{}, &lingering{}
+		p := newPool(t, r, func(c *Config) { c.Observer = o })
+		synctest.Wait()
+		require.NoError(t, p.Close())
+		assert.True(t, r.ended.Load())
+		assert.Empty(t, o.take())
+		var d *gatemesh.Denial
+		_, err := p.Transport(nil).RoundTrip(request(t, "http://orders/"))
+		require.ErrorAs(t, err, &d)
+		assert.Equal(t, gatemesh.Unavailable, d.Code)
+		require.ErrorIs(t, err, errClosed)
+	})
+}
+
+// lingering takes its time to end.
+type lingering struct{ ended atomic.Bool }
+
+func (l *lingering) Resolve(ctx context.Context) ([]string, error) {
+	<-ctx.Done()
+	time.Sleep(time.Second)
+	l.ended.Store(true)
+	return nil, ctx.Err()
 }

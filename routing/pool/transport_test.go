@@ -33,7 +33,11 @@ func request(t testing.TB, url string) *http.Request {
 // serve starts a server and returns its address.
 func serve(t testing.TB, h http.HandlerFunc) string {
 	t.Helper()
-	s := httptest.NewServer(h)
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
@@ -97,6 +101,16 @@ func TestTransportSpreads(t *testing.T) {
 		assert.Positive(t, e.Latency)
 	}
 	client.CloseIdleConnections()
+
+	r := request(t, "http://orders.shop/y")
+	r.Host = "" // the Host field is that of the URL then
+	resp, err := p.Transport(newBase(t)).RoundTrip(r)
+	require.NoError(t, err)
+	b, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Contains(t, string(b), " orders.shop /y")
+	assert.Empty(t, r.Host)
 }
 
 // LC-02: the request stays as it was, whatever becomes of it, and its body is
@@ -190,6 +204,18 @@ func TestBasePanics(t *testing.T) {
 	rt := p.Transport(roundTripper(func(*http.Request) (*http.Response, error) { panic("ouch") }))
 	assert.PanicsWithValue(t, "ouch", func() { _, _ = rt.RoundTrip(request(t, "http://orders/")) })
 	assert.Equal(t, EndpointStatus{Address: "a:1"}, statusOf(t, p, "a:1"))
+}
+
+func TestCanceledIsNotSent(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	rt := newPool(t, Static("a:1")).Transport(roundTripper(func(*http.Request) (*http.Response, error) {
+		t.Error("sent")
+		return nil, ctx.Err()
+	}))
+	_, err := rt.RoundTrip(request(t, "http://orders/").WithContext(ctx))
+	require.ErrorIs(t, err, context.Canceled)
 }
 
 // BR-01: what callers do with their own calls says nothing about an endpoint.
@@ -302,6 +328,13 @@ func TestOutcomes(t *testing.T) {
 		{"foreign dial error", nil, always(fmt.Errorf("wrapped: %w", &net.OpError{Op: "dial", Err: errors.New("refused")})), nil, defaultFailures, true},
 		{"foreign error", nil, always(errors.New("we have no certificate")), nil, 2, false},
 		{"denied below", nil, always(gatemesh.Deny(gatemesh.PermissionDenied, "x", "No.")), nil, 2, false},
+		{"denied on the way", nil, func(t *testing.T) http.RoundTripper {
+			base := newBase(t)
+			base.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				return nil, gatemesh.Deny(gatemesh.PermissionDenied, "x", "No.")
+			}
+			return base
+		}, nil, 2, false},
 		{"invalid request", answer(200), plain, func(r *http.Request) { r.Header["Bad Name"] = nil }, 2, false},
 		{"unreadable body", func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }, plain, withBody(io.MultiReader(strings.NewReader("x"), failingReader{})), 2, false},
 	} {
@@ -365,13 +398,16 @@ func TestUnreachableIsEjectedAtOnce(t *testing.T) {
 			failed := 0
 			for range 100 {
 				resp, err := rt.RoundTrip(request(t, "http://orders/"))
-				if err == nil {
-					require.NoError(t, resp.Body.Close())
-				} else if strings.Contains(err.Error(), bad) {
+				if err != nil {
+					require.ErrorContains(t, err, bad)
 					failed++
+					continue
 				}
+				assert.Equal(t, protocol == "h2c", resp.ProtoMajor == 2)
+				require.NoError(t, resp.Body.Close())
 			}
 			assert.Equal(t, 1, failed)
+			assert.Zero(t, statusOf(t, p, good).Failures)
 			assert.NotZero(t, statusOf(t, p, bad).EjectedUntil)
 		})
 	}
@@ -409,9 +445,10 @@ func TestInFlight(t *testing.T) {
 				assert.InDelta(t, 50*time.Millisecond, s.Latency, 1e3)
 				time.Sleep(time.Second)
 				tt.end(t, resp)
-				require.NoError(t, resp.Body.Close())
 				assert.Zero(t, statusOf(t, p, "a:1").InFlight)
 				assert.LessOrEqual(t, statusOf(t, p, "a:1").Latency, 50*time.Millisecond+time.Microsecond, "of the header")
+				require.NoError(t, resp.Body.Close())
+				assert.Zero(t, statusOf(t, p, "a:1").InFlight, "counted once")
 			})
 		})
 	}
