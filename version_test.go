@@ -17,13 +17,17 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 )
 
-type number struct{ n int }
+// number has a pointer, so that it is an object of its own for the collector.
+type number struct {
+	n int
+	_ *int
+}
 
 // component is a gate with a number for configuration.
 type component struct{ live gatemesh.Live[number] }
 
 func (c *component) to(n int) gatemesh.Change {
-	return gatemesh.NewChange(&c.live, func(*number) (*number, error) { return &number{n}, nil }, nil)
+	return gatemesh.NewChange(&c.live, func(*number) (*number, error) { return &number{n: n}, nil }, nil)
 }
 
 // layer reports the version that each call sees.
@@ -148,7 +152,7 @@ func TestApply_AllOrNothing(t *testing.T) {
 	var order []string
 	require.NoError(t, gatemesh.Apply(gatemesh.NewChange(&a.live, func(old *number) (*number, error) {
 		order = append(order, "build")
-		return &number{old.n + 1}, nil
+		return &number{n: old.n + 1}, nil
 	}, func(old, now *number) {
 		order = append(order, "done")
 		assert.Equal(t, []int{1, 2}, []int{old.n, now.n})
@@ -163,30 +167,20 @@ func TestLive_ForgetsTheReplaced(t *testing.T) { // not beside others, whose cal
 	collected := make(chan int, 10)
 	change := func(n int) gatemesh.Change {
 		return gatemesh.NewChange(&a.live, func(*number) (*number, error) {
-			v := &number{n}
+			v := &number{n: n}
 			runtime.AddCleanup(v, func(n int) { collected <- n }, n)
 			return v, nil
 		}, nil)
 	}
 	require.NoError(t, gatemesh.Apply(change(1)))
-	held := new(*gatemesh.Call) // somebody keeps an ended call
-	enter, leave, left := make(chan *gatemesh.Call), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(left)
-		chain(gatemesh.EntryConfig{}).Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			enter <- gatemesh.FromContext(r.Context())
-			<-leave
-		})).ServeHTTP(httptest.NewRecorder(), request("/"))
-	}()
-	c := <-enter
+	x, d := chain(gatemesh.EntryConfig{}).Start(t.Context(), gatemesh.Inbound{Method: "POST", Authority: "h", Path: "/"})
+	require.Nil(t, d)
 	for n := 2; n <= 3; n++ {
 		require.NoError(t, gatemesh.Apply(change(n)))
 	}
 	runtime.GC()
-	assert.Equal(t, 1, a.live.For(c).n, "the call still needs it")
-	*held = c
-	close(leave)
-	<-left
+	assert.Equal(t, 1, a.live.For(x.Call()).n, "the call still needs it")
+	x.Finish(gatemesh.Outcome{})
 	gone := map[int]bool{}
 	for range 100 { // cleanups run some time after the collection
 		runtime.GC()
@@ -201,6 +195,6 @@ func TestLive_ForgetsTheReplaced(t *testing.T) { // not beside others, whose cal
 	}
 	assert.True(t, gone[1] && gone[2], "kept for nobody")
 	assert.False(t, gone[3])
-	runtime.KeepAlive(held)
+	runtime.KeepAlive(x) // somebody may keep an ended call
 	assert.Equal(t, 3, a.live.Latest().n)
 }
