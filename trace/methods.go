@@ -73,5 +73,8 @@ func answered(c *gatemesh.Call, o gatemesh.Outcome) bool {
 			return false // a proxy or gate of the callee may have said so
 		}
 	}
-	return o.Status == 0 && o.Denial == nil && (o.Reached || !c.Outbound())
+	if c.Outbound() {
+		return o.Status == 0 && o.Denial == nil && o.Reached
+	}
+	return o.Status == 0 && (o.Denial == nil || o.Panicked)
 }
