@@ -64,8 +64,10 @@ func (m *methods) learn(c *gatemesh.Call, o gatemesh.Outcome) bool {
 func answered(c *gatemesh.Call, o gatemesh.Outcome) bool {
 	switch o.Code {
 	case gatemesh.OK:
-		// A server of net/http says nothing about the gRPC status.
-		return c.Outbound() && o.Reached || o.Status == 0
+		if c.Outbound() {
+			return o.Reached
+		}
+		return o.Status == 0 // a server of net/http says nothing about the gRPC status
 	case gatemesh.Canceled, gatemesh.DeadlineExceeded, gatemesh.Unimplemented:
 		return false
 	case gatemesh.Unavailable, gatemesh.Unauthenticated, gatemesh.PermissionDenied, gatemesh.ResourceExhausted:
