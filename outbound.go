@@ -162,8 +162,9 @@ func (x *Exchange) caller() context.Context {
 	return x.ctx
 }
 
-// Answered records that the callee answered an outbound call.
-func (x *Exchange) Answered() {
+// Answered records that the callee answered an outbound call, and how as far
+// as its header says, and tells the gates that asked for it.
+func (x *Exchange) Answered(a Attempt) {
 	for p := x; p != nil; p = exchangeFrom(p.ctx) {
 		p.reached.Store(true)
 		if !p.call.outbound {
@@ -172,7 +173,31 @@ func (x *Exchange) Answered() {
 		if p.call.pin == &p.pin {
 			p.Begun()
 		}
+		if p == x || p == x.out.of { // not a call that this one is a part of
+			p.tellAnswered(a)
+		}
 	}
+}
+
+func (x *Exchange) tellAnswered(a Attempt) {
+	x.mu.Lock()
+	told, finishers := x.told || x.finished, x.finishers
+	x.told = true
+	x.mu.Unlock()
+	if told {
+		return
+	}
+	a.Duration = time.Since(x.call.received)
+	for i := len(finishers) - 1; i >= 0; i-- {
+		if f, ok := finishers[i].it.(Answerer); ok {
+			x.tellOne(finishers[i].name, f, a)
+		}
+	}
+}
+
+func (x *Exchange) tellOne(name string, f Answerer, a Attempt) {
+	defer x.recoverFinisher(name)
+	f.Answered(&x.call, a)
 }
 
 // RecordEndpoint notes on the outbound call that ctx belongs to at which

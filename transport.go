@@ -118,9 +118,9 @@ func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Att
 		at.Outcome = a.Failed(err)
 		return at
 	}
-	a.Answered()
 	at.Header = resp.Header
 	at.Outcome = Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode, Reached: true}
+	a.Answered(at)
 	return at
 }
 
