@@ -124,10 +124,14 @@ func (x *Exchange) Failed(err error) Outcome {
 
 // judgeCaller notes in o whether the call ended because of its caller.
 func (x *Exchange) judgeCaller(o *Outcome) {
-	switch x.caller().Err() {
-	case context.Canceled:
+	ctx := x.caller()
+	// A callee that was told of the deadline may say that it has passed before
+	// our own timer does.
+	end, limited := ctx.Deadline()
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
 		o.Canceled, o.Code = true, Canceled
-	case context.DeadlineExceeded:
+	case ctx.Err() != nil, limited && !time.Now().Before(end):
 		o.Expired = true
 		if o.Code == Canceled || o.Code == Unavailable {
 			o.Code = DeadlineExceeded

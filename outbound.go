@@ -162,9 +162,11 @@ func (x *Exchange) caller() context.Context {
 	return x.ctx
 }
 
-// Answered records that the callee answered an outbound call, and how as far
-// as its header says, and tells the gates that asked for it.
+// Answered records that the callee answered an outbound call or attempt, and
+// tells the gates of that one. A call is answered when the answer of an attempt
+// is to stand.
 func (x *Exchange) Answered(a Attempt) {
+	x.tellAnswered(a)
 	for p := x; p != nil; p = exchangeFrom(p.ctx) {
 		p.reached.Store(true)
 		if !p.call.outbound {
@@ -172,9 +174,6 @@ func (x *Exchange) Answered(a Attempt) {
 		}
 		if p.call.pin == &p.pin {
 			p.Begun()
-		}
-		if p == x || p == x.out.of { // not a call that this one is a part of
-			p.tellAnswered(a)
 		}
 	}
 }

@@ -211,6 +211,24 @@ func TestPX06_Bodies(t *testing.T) {
 	})
 }
 
+// A body that cannot be had again after all is not the callee's fault.
+func TestPX06_GetBodyFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, u := newGate(t), newUpstream(status(503))
+		rt := outbound(t, stack(t, g)...).Transport(u)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", strings.NewReader("x"))
+		require.NoError(t, err)
+		r.GetBody = func() (io.ReadCloser, error) { return nil, errDown }
+		code, err := send(t, rt, r)
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.EqualValues(t, 1, u.attempts.Load())
+		assert.EqualValues(t, 1, g.circuits.all()[service("a")].cb.Metrics().Failures())
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -107,7 +107,7 @@ func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 		return s, err
 	}
 	if a.Pending() || x.Pending() {
-		s = &watchedStream{ClientStream: s, a: a}
+		s = &watchedStream{ClientStream: s, x: x, a: a}
 	}
 	return s, nil
 }
@@ -115,7 +115,7 @@ func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 // watchedStream tells the gates when the callee begins to answer.
 type watchedStream struct {
 	grpc.ClientStream
-	a     *gatemesh.Exchange
+	x, a  *gatemesh.Exchange
 	begun atomic.Bool
 }
 
@@ -133,7 +133,9 @@ func (s *watchedStream) RecvMsg(m any) error {
 
 func (s *watchedStream) answered(yes bool) {
 	if yes && s.begun.CompareAndSwap(false, true) {
-		s.a.Answered(gatemesh.Attempt{Outcome: gatemesh.Outcome{Reached: true}})
+		at := gatemesh.Attempt{Outcome: gatemesh.Outcome{Reached: true}}
+		s.a.Answered(at)
+		s.x.Answered(at)
 	}
 }
 
@@ -157,6 +159,9 @@ func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 // finish tells the gates of the call and of its last attempt how they ended.
 func finish(x, a *gatemesh.Exchange, err error) {
 	o := outcome(a, err)
+	if o.Reached {
+		x.Answered(gatemesh.Attempt{Outcome: o, Err: err})
+	}
 	a.Finish(o)
 	x.Finish(o)
 }
