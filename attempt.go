@@ -28,6 +28,15 @@ type Attempt struct {
 	Replayable bool
 }
 
+// An Answerer is a [Finisher] of an outbound call that learns of the answer
+// before its body, which can take for ever. Answered is called at most once,
+// before anybody has read the body, and not if there is no answer. Finish
+// follows, on a gRPC stream perhaps while Answered still runs.
+type Answerer interface {
+	Finisher
+	Answered(c *Call, a Attempt)
+}
+
 // Attempt begins the next attempt of an outbound call and asks the gates that
 // judge every attempt. It returns the Exchange of the attempt, to be finished
 // like that of the call; without a [Retrier] the two are one. The Denial is of
@@ -115,10 +124,14 @@ func (x *Exchange) Failed(err error) Outcome {
 
 // judgeCaller notes in o whether the call ended because of its caller.
 func (x *Exchange) judgeCaller(o *Outcome) {
-	switch x.caller().Err() {
-	case context.Canceled:
+	ctx := x.caller()
+	// A callee that was told of the deadline may say that it has passed before
+	// our own timer does.
+	end, limited := ctx.Deadline()
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
 		o.Canceled, o.Code = true, Canceled
-	case context.DeadlineExceeded:
+	case ctx.Err() != nil, limited && !time.Now().Before(end):
 		o.Expired = true
 		if o.Code == Canceled || o.Code == Unavailable {
 			o.Code = DeadlineExceeded

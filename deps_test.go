@@ -17,9 +17,10 @@ const module = "github.com/gatemesh-go/gatemesh"
 // stands on top knows the concerns.
 var arrows = map[string][]string{
 	"":                  {},
-	"auth":              {""},
+	"auth":              {"", "breaker"},
 	"auth/identity":     {""},
 	"auth/policy":       {""},
+	"breaker":           {""},
 	"mtls":              {""},
 	"mtls/devca":        {"", "mtls"},
 	"ratelimit":         {""},
@@ -39,6 +40,7 @@ var arrows = map[string][]string{
 // compile in, by prefix.
 var foreign = map[string][]string{
 	"auth":              {"github.com/golang-jwt/jwt/v5"},
+	"breaker":           {"github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset"},
 	"mtls":              {"github.com/spiffe/go-spiffe/v2/"},
 	"mtls/devca":        {"github.com/spiffe/go-spiffe/v2/"},
 	"meshtest":          {"github.com/spiffe/go-spiffe/v2/"},
@@ -62,7 +64,7 @@ var forbidden = map[string]struct {
 	"go.opentelemetry.io/otel/sdk":     {"belongs to the application", nil},
 	"github.com/prometheus/":           {"belongs to the application", nil},
 	"github.com/stretchr/testify":      {"only in test files", nil},
-	"github.com/failsafe-go/failsafe-": {"belongs in breaker", nil},
+	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth"}},
 	"testing":                          {"only in test files", nil},
 }
 

@@ -39,6 +39,7 @@ type Exchange struct {
 	denial    *Denial // the latest refusal, for the Outcome
 	outcome   Outcome // if finished
 	finished  bool
+	told      bool // of the answer
 
 	consents consents
 	attempts atomic.Int32
@@ -348,12 +349,15 @@ func (x *Exchange) Finish(o Outcome) {
 }
 
 func (x *Exchange) finishOne(f named[Finisher], o Outcome) {
-	defer func() {
-		if v := recover(); v != nil {
-			observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: f.name, Call: &x.call, Err: &errPanic{v, debug.Stack()}})
-		}
-	}()
+	defer x.recoverFinisher(f.name)
 	f.it.Finish(&x.call, o)
+}
+
+// recoverFinisher is deferred.
+func (x *Exchange) recoverFinisher(name string) {
+	if v := recover(); v != nil {
+		observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: name, Call: &x.call, Err: &errPanic{v, debug.Stack()}})
+	}
 }
 
 // setFields puts the request id and the gates' fields on a response. Fields of

@@ -162,8 +162,11 @@ func (x *Exchange) caller() context.Context {
 	return x.ctx
 }
 
-// Answered records that the callee answered an outbound call.
-func (x *Exchange) Answered() {
+// Answered records that the callee answered an outbound call or attempt, and
+// tells the gates of that one. A call is answered when the answer of an attempt
+// is to stand.
+func (x *Exchange) Answered(a Attempt) {
+	x.tellAnswered(a)
 	for p := x; p != nil; p = exchangeFrom(p.ctx) {
 		p.reached.Store(true)
 		if !p.call.outbound {
@@ -173,6 +176,27 @@ func (x *Exchange) Answered() {
 			p.Begun()
 		}
 	}
+}
+
+func (x *Exchange) tellAnswered(a Attempt) {
+	x.mu.Lock()
+	told, finishers := x.told || x.finished, x.finishers
+	x.told = true
+	x.mu.Unlock()
+	if told {
+		return
+	}
+	a.Duration = time.Since(x.call.received)
+	for i := len(finishers) - 1; i >= 0; i-- {
+		if f, ok := finishers[i].it.(Answerer); ok {
+			x.tellOne(finishers[i].name, f, a)
+		}
+	}
+}
+
+func (x *Exchange) tellOne(name string, f Answerer, a Attempt) {
+	defer x.recoverFinisher(name)
+	f.Answered(&x.call, a)
 }
 
 // RecordEndpoint notes on the outbound call that ctx belongs to at which

@@ -72,16 +72,17 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err == nil && resp == nil { // net/http makes an error of it, too
 			err = errors.New("gatemesh: the transport returned neither a response nor an error")
 		}
-		next := x.Again(a, attemptOf(a, r, resp, err))
+		at := attemptOf(a, r, resp, err)
+		next := x.Again(a, at)
 		if next == nil {
 			settled = true
-			return settle(x, a, resp, err)
+			return settle(x, a, at, resp, err)
 		}
 		again, failed := replay(r, next)
 		if failed != nil { // the answer we have is the best there will be
-			next.Finish(Outcome{Code: Internal})
+			next.Finish(Outcome{Code: Internal, Denial: errInternal.WithCause(failed)}) // it is not the callee's fault
 			settled = true
-			return settle(x, next, resp, err)
+			return settle(x, next, at, resp, err)
 		}
 		discard(resp)
 		a, out = next, again
@@ -118,9 +119,9 @@ func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Att
 		at.Outcome = a.Failed(err)
 		return at
 	}
-	a.Answered()
 	at.Header = resp.Header
 	at.Outcome = Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode, Reached: true}
+	a.Answered(at)
 	return at
 }
 
@@ -165,13 +166,14 @@ func discard(resp *http.Response) {
 }
 
 // settle hands the last answer to the caller.
-func settle(x, a *Exchange, resp *http.Response, err error) (*http.Response, error) {
+func settle(x, a *Exchange, at Attempt, resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		o := x.Failed(err)
 		a.Finish(o)
 		x.Finish(o)
 		return nil, err
 	}
+	x.Answered(at)
 	switch {
 	case resp.Body == nil:
 		o := Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode}

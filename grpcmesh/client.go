@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -103,8 +104,39 @@ func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Cli
 	s, err := streamer(outgoing(a), desc, cc, method, opts...)
 	if err != nil {
 		finish(x, a, err) // an interceptor between us and grpc may have refused
+		return s, err
 	}
-	return s, err
+	if a.Pending() || x.Pending() {
+		s = &watchedStream{ClientStream: s, x: x, a: a}
+	}
+	return s, nil
+}
+
+// watchedStream tells the gates when the callee begins to answer.
+type watchedStream struct {
+	grpc.ClientStream
+	x, a  *gatemesh.Exchange
+	begun atomic.Bool
+}
+
+func (s *watchedStream) Header() (metadata.MD, error) {
+	md, err := s.ClientStream.Header()
+	s.answered(err == nil && md != nil)
+	return md, err
+}
+
+func (s *watchedStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	s.answered(err == nil)
+	return err
+}
+
+func (s *watchedStream) answered(yes bool) {
+	if yes && s.begun.CompareAndSwap(false, true) {
+		at := gatemesh.Attempt{Outcome: gatemesh.Outcome{Reached: true}}
+		s.a.Answered(at)
+		s.x.Answered(at)
+	}
 }
 
 // outcome returns how an attempt ended. Any status that is not made up by this
@@ -118,8 +150,8 @@ func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 		}
 	}
 	if o.Code != gatemesh.Unavailable && !o.Canceled && o.Code != gatemesh.DeadlineExceeded {
-		a.Answered()
 		o.Reached = true
+		a.Answered(gatemesh.Attempt{Outcome: o, Err: err})
 	}
 	return o
 }
@@ -127,6 +159,9 @@ func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 // finish tells the gates of the call and of its last attempt how they ended.
 func finish(x, a *gatemesh.Exchange, err error) {
 	o := outcome(a, err)
+	if o.Reached {
+		x.Answered(gatemesh.Attempt{Outcome: o, Err: err})
+	}
 	a.Finish(o)
 	x.Finish(o)
 }

@@ -181,7 +181,7 @@ func TestClientFinishExactlyOnce(t *testing.T) {
 			s := open(t, ctx, conn)
 			cancel()
 			<-s.Context().Done()
-		}, gatemesh.Outcome{Code: gatemesh.Canceled, Canceled: true}},
+		}, gatemesh.Outcome{Code: gatemesh.Canceled, Canceled: true, Reached: true}},
 		{"connection closed", func(t *testing.T, conn *grpc.ClientConn) {
 			_ = open(t, t.Context(), conn)
 			_ = conn.Close()
@@ -203,6 +203,70 @@ func TestClientFinishExactlyOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestClientAnswered: gates learn when the callee begins to answer, once, and
+// not from a stream that it refuses.
+func TestClientAnswered(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		handle func(context.Context, grpc.ServerStream) error
+		run    func(*testing.T, *grpc.ClientConn)
+		want   []gatemesh.Code
+	}{
+		{"unary", ok, func(t *testing.T, conn *grpc.ClientConn) { _, _ = call(t.Context(), conn, checkMethod) }, []gatemesh.Code{gatemesh.OK}},
+		{"unary, error", func(context.Context, grpc.ServerStream) error { return status.Error(codes.NotFound, "") },
+			func(t *testing.T, conn *grpc.ClientConn) { _, _ = call(t.Context(), conn, checkMethod) }, []gatemesh.Code{gatemesh.NotFound}},
+		{"unary, unavailable", func(context.Context, grpc.ServerStream) error { return status.Error(codes.Unavailable, "") },
+			func(t *testing.T, conn *grpc.ClientConn) { _, _ = call(t.Context(), conn, checkMethod) }, nil},
+		{"stream, error", func(context.Context, grpc.ServerStream) error { return status.Error(codes.Unavailable, "") },
+			func(t *testing.T, conn *grpc.ClientConn) { _, _ = call(t.Context(), conn, bidiMethod) }, nil},
+		{"stream", echo, func(t *testing.T, conn *grpc.ClientConn) {
+			s, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, bidiMethod)
+			require.NoError(t, err)
+			for range 3 {
+				require.NoError(t, s.SendMsg(&message{}))
+				require.NoError(t, s.RecvMsg(&message{}))
+			}
+		}, []gatemesh.Code{gatemesh.OK}},
+		{"header", func(ctx context.Context, s grpc.ServerStream) error {
+			_ = s.SendHeader(metadata.MD{})
+			<-ctx.Done()
+			return nil
+		}, func(t *testing.T, conn *grpc.ClientConn) {
+			s, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, bidiMethod)
+			require.NoError(t, err)
+			_, err = s.Header()
+			require.NoError(t, err)
+		}, []gatemesh.Code{gatemesh.OK}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			a := &answers{}
+			layer := gatemesh.Layer{Name: "a", Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
+				return gatemesh.Admission{Finish: a}, nil
+			})}
+			conn := connect(t, test.handle, nil, newClient(newJournal(), layer).Options()...)
+			test.run(t, conn)
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			assert.Equal(t, test.want, a.codes)
+		})
+	}
+}
+
+type answers struct {
+	mu    sync.Mutex
+	codes []gatemesh.Code
+}
+
+func (a *answers) Answered(_ *gatemesh.Call, at gatemesh.Attempt) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.codes = append(a.codes, at.Code)
+}
+
+func (a *answers) Finish(*gatemesh.Call, gatemesh.Outcome) {}
 
 // TestClientLetsGRPCRetry: a stream on a connection that the callee is closing
 // is tried again by grpc itself, which it does for as long as nobody asks for

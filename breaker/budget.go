@@ -1,0 +1,54 @@
+package breaker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// budgetFloor is how many retries a destination has from the start, and
+	// gets back one by one in floorEvery each, so that a quiet service can
+	// retry at all.
+	budgetFloor = 10
+	floorEvery  = 10 * time.Second
+	// budgetCap bounds what a good time saves up for a bad one.
+	budgetCap = 100
+)
+
+// budget is how many retries the calls to a destination have earned.
+type budget struct {
+	used atomic.Bool
+
+	mu     sync.Mutex
+	tokens float64
+	last   time.Time // when the floor was looked at
+}
+
+func newBudget(now time.Time) *budget { return &budget{tokens: budgetFloor, last: now} }
+
+// earn credits one call.
+func (b *budget) earn(share float64) {
+	if !b.used.Load() {
+		b.used.Store(true)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tokens = min(b.tokens+share, budgetCap)
+}
+
+// spend takes a retry, if there is one.
+func (b *budget) spend(now time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.tokens < budgetFloor {
+		b.tokens = min(b.tokens+float64(now.Sub(b.last))/float64(floorEvery), budgetFloor)
+	}
+	b.last = now
+	// A little less than one, as ten times a tenth is.
+	if b.tokens < 1-1e-6 {
+		return false
+	}
+	b.tokens--
+	return true
+}

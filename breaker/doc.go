@@ -1,0 +1,43 @@
+// Package breaker says whether a dependency is healthy, for calls that are
+// made: it keeps them away from one that is down, retries those that may be
+// retried within a budget, and bounds how long they take.
+//
+// # The order of outbound layers
+//
+//	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: mesh, Layers: []gatemesh.Layer{
+//		span.Layer(),                                          // once a call
+//		deadline.Layer(), retry.Layer(),
+//		breaker.Layer(), identity.Layer(), traceparent.Layer(), // each attempt
+//	}}))
+//
+// The span is outermost, to show what the caller saw. The deadline comes next,
+// so that it covers all attempts and the pauses between them. The breaker
+// stands behind the retries: it learns from every attempt, an attempt that it
+// refuses is over at once, and a call whose breaker opens in the midst keeps
+// the answer that it has. What is made for one attempt comes last, and is not
+// made for a call that the breaker refuses. [gatemesh.NewOutbound] refuses
+// another order.
+//
+// # The breaker
+//
+// [Gate] has a breaker for each destination; [Breaker] is for other
+// dependencies, such as a key server. Both count with failsafe-go. A breaker
+// that is closed lets all calls through. It opens after [Policy.Failures], and
+// refuses calls without making them. After [Policy.Delay], or as long as the
+// callee asked for with Retry-After up to [Policy.MaxDelay], it lets one call
+// through as a probe: its success closes the breaker, its failure begins
+// another delay.
+//
+// A probe that says nothing, as its caller went away, leaves its place to the
+// next call: to take it for a success would close the breaker on a callee that
+// nobody heard of, to take it for a failure would let impatient callers keep
+// it open. A probe that takes longer than Delay keeps its say, but no longer
+// holds others back; so one that hangs cannot block the breaker for ever.
+// Results of calls that began in an earlier state are dropped.
+//
+// # Retries
+//
+// [Retry] decides, and [gatemesh.Outbound] carries it out: bodies are sent
+// again only if they can be had again, answers that are given up are closed,
+// and the last one is the caller's.
+package breaker

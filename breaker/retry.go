@@ -1,0 +1,208 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// RetryConfig configures a [Retry]. The zero RetryConfig is all defaults.
+type RetryConfig struct {
+	// MaxAttempts is how often a call is tried, the first time included. 1 to
+	// 10; 1 is never again. Default: 3.
+	MaxAttempts int
+	// Budget is how many retries each call to a destination earns, among those
+	// that may be retried. Above 0, up to 1. Default: 0.1. Each destination
+	// starts with 10 retries, gets those back in 10 seconds each, and saves up
+	// to 100.
+	Budget float64
+	// BackoffBase is the longest pause before the second attempt. It doubles
+	// with each, up to BackoffMax; each pause is any part of that, at random.
+	// 1 ms to 1 minute. Default: 25 ms.
+	BackoffBase time.Duration
+	// BackoffMax is not below BackoffBase, up to 1 minute. Default: 250 ms, or
+	// BackoffBase if that is more.
+	BackoffMax time.Duration
+	// MaxRetryAfter is the longest Retry-After that is waited for; with a
+	// longer one, the answer stands. Up to 1 minute. Default: 1 second.
+	MaxRetryAfter time.Duration
+	// Statuses are the answers to HTTP calls that are worth another attempt,
+	// 400 to 599. Default: 502, 503 and 504. A call without an answer always is.
+	Statuses []int
+	// Codes are the same for gRPC calls. Default: Unavailable, which a call
+	// without an answer has, too.
+	Codes []gatemesh.Code
+	// Idempotent says of a gRPC call, and of an HTTP call of another than the
+	// idempotent methods, that to make it twice does no harm. Default: no call
+	// of these.
+	Idempotent func(c *gatemesh.Call) bool
+}
+
+func (cfg RetryConfig) complete() (*RetryConfig, error) {
+	setDefault(&cfg.MaxAttempts, 3)
+	setDefault(&cfg.Budget, 0.1)
+	setDefault(&cfg.BackoffBase, 25*time.Millisecond)
+	setDefault(&cfg.BackoffMax, max(250*time.Millisecond, cfg.BackoffBase))
+	setDefault(&cfg.MaxRetryAfter, time.Second)
+	cfg.Statuses, cfg.Codes = slices.Clone(cfg.Statuses), slices.Clone(cfg.Codes)
+	if len(cfg.Statuses) == 0 {
+		cfg.Statuses = []int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
+	}
+	if len(cfg.Codes) == 0 {
+		cfg.Codes = []gatemesh.Code{gatemesh.Unavailable}
+	}
+	var f faults
+	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, 10)
+	if !(cfg.Budget > 0 && cfg.Budget <= 1) { // NaN, too
+		f.add("RetryConfig.Budget %v is not above 0 and up to 1", cfg.Budget)
+	}
+	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, time.Minute)
+	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, time.Minute), time.Minute)
+	between(&f, "RetryConfig.MaxRetryAfter", cfg.MaxRetryAfter, 0, time.Minute)
+	for _, s := range cfg.Statuses {
+		between(&f, "RetryConfig.Statuses", s, 400, 599)
+	}
+	for _, c := range cfg.Codes {
+		if c == gatemesh.OK || c == gatemesh.Canceled || c > gatemesh.Unauthenticated {
+			f.add("RetryConfig.Codes: %v is not a code to retry", c)
+		}
+	}
+	return &cfg, f.err()
+}
+
+func setDefault[T comparable](field *T, v T) {
+	if *field == *new(T) {
+		*field = v
+	}
+}
+
+// maxBudgets bounds the budgets. A further destination takes the place of one,
+// if possible of one without calls of late, which then starts anew.
+const maxBudgets = 1024
+
+// Retry is a [gatemesh.Retrier] for calls that may safely be made twice: HTTP
+// GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 §9.2.2), requests with an
+// Idempotency-Key, and what [RetryConfig.Idempotent] names. Each destination has
+// a budget of its own, so that retries cannot multiply the load of a service
+// that is down. When it is used up, or the attempts are, the last answer is the
+// caller's.
+//
+// It is safe for concurrent use and needs no closing. The zero Retry never
+// retries; use [NewRetry].
+type Retry struct {
+	state   gatemesh.Live[RetryConfig]
+	budgets *table[budget] // nil for the zero Retry
+}
+
+var _ gatemesh.Retrier = (*Retry)(nil)
+
+// NewRetry returns a Retry. It reports every invalid field at once.
+func NewRetry(cfg RetryConfig) (*Retry, error) {
+	r := &Retry{budgets: newTable[budget]()}
+	if err := r.Update(cfg); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Update replaces the configuration for the calls that come from now on. If
+// cfg is invalid, the old one stays. Budgets keep what they have.
+func (r *Retry) Update(cfg RetryConfig) error { return gatemesh.Apply(r.Change(cfg)) }
+
+// Change is [Retry.Update] as a part of [gatemesh.Apply].
+func (r *Retry) Change(cfg RetryConfig) gatemesh.Change {
+	return gatemesh.NewChange(&r.state, func(*RetryConfig) (*RetryConfig, error) {
+		if r.budgets == nil {
+			return nil, errors.New("breaker: the Retry was not made by NewRetry")
+		}
+		return cfg.complete()
+	}, nil)
+}
+
+// Layer returns the retries as a layer of a [gatemesh.Outbound], named "retry".
+func (r *Retry) Layer() gatemesh.Layer {
+	return gatemesh.Layer{
+		Name: "retry", Retry: r, Gives: []gatemesh.Fact{gatemesh.FactAttempt},
+		After: []gatemesh.Fact{gatemesh.FactSpan, gatemesh.FactDeadline},
+	}
+}
+
+// Retry says whether c is tried again after attempt a, and when.
+func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt) (wait time.Duration, again bool) {
+	cfg := r.state.For(c)
+	if cfg == nil || !cfg.safe(c) {
+		return 0, false
+	}
+	b := r.budget(c.Destination())
+	if a.Attempts = c.Attempt(); a.Attempts == 1 {
+		b.earn(cfg.Budget)
+	}
+	if a.Attempts >= cfg.MaxAttempts || !a.Replayable || !cfg.worthwhile(ctx, c, &a) {
+		return 0, false
+	}
+	now := time.Now()
+	if wait, again = cfg.pause(ctx, &a, now); !again {
+		return 0, false
+	}
+	return wait, b.spend(now)
+}
+
+func (r *Retry) budget(d gatemesh.Destination) *budget {
+	if b := r.budgets.all()[d]; b != nil {
+		return b
+	}
+	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now()) },
+		func(b *budget) bool { return !b.used.Swap(false) })
+}
+
+// safe reports whether c may be made twice.
+func (cfg *RetryConfig) safe(c *gatemesh.Call) bool {
+	if c.Protocol() == gatemesh.HTTP {
+		switch c.Method() {
+		case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+			return true
+		}
+		if key, ok := c.Header().Only("Idempotency-Key"); ok && key != "" {
+			return true
+		}
+	}
+	return cfg.Idempotent != nil && cfg.Idempotent(c)
+}
+
+// worthwhile reports whether another attempt could end better.
+func (cfg *RetryConfig) worthwhile(ctx context.Context, c *gatemesh.Call, a *gatemesh.Attempt) bool {
+	var ours *gatemesh.Denial
+	switch {
+	case ctx.Err() != nil, a.Canceled, a.Expired:
+		return false
+	case errors.As(a.Err, &ours): // somebody behind the gates refused it
+		return false
+	case c.Protocol() == gatemesh.GRPC:
+		return slices.Contains(cfg.Codes, a.Code)
+	case a.Err != nil:
+		return true
+	}
+	return slices.Contains(cfg.Statuses, a.Status)
+}
+
+// pause returns how long to wait for the next attempt, or false if that is
+// longer than the callee's wish or the caller's deadline allows.
+func (cfg *RetryConfig) pause(ctx context.Context, a *gatemesh.Attempt, now time.Time) (time.Duration, bool) {
+	limit := cfg.BackoffBase
+	for range a.Attempts - 1 {
+		limit = min(2*limit, cfg.BackoffMax)
+	}
+	wait := rand.N(limit)
+	if after := retryAfterOf(a.Header); after > cfg.MaxRetryAfter {
+		return 0, false
+	} else if after > 0 {
+		wait += after // the callers it told do not come back as one
+	}
+	end, ok := ctx.Deadline()
+	return wait, !ok || now.Add(wait).Before(end)
+}

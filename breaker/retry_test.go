@@ -1,0 +1,351 @@
+package breaker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+func newRetry(t testing.TB, f ...func(*RetryConfig)) *Retry {
+	t.Helper()
+	var cfg RetryConfig
+	for _, f := range f {
+		f(&cfg)
+	}
+	r, err := NewRetry(cfg)
+	require.NoError(t, err)
+	return r
+}
+
+func TestPX06_RetriesAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+		"503": status(503), "cut after the request": refusedConn,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const n = 10_000
+				u := newUpstream(answer)
+				rt := outbound(t, newRetry(t).Layer()).Transport(u)
+				began := time.Now()
+				var wg sync.WaitGroup
+				for g := range 20 {
+					wg.Go(func() {
+						for range n / 20 {
+							code, err := send(t, rt, request(t.Context(), "a"))
+							assert.True(t, code == 503 || errors.Is(err, errDown), "the last answer is the caller's")
+							post := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://a/", strings.NewReader("x"))
+							post.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil }
+							if g%2 == 0 { // a body of unknown length
+								post.Body, post.ContentLength, post.GetBody = io.NopCloser(readerFunc(strings.NewReader("x").Read)), -1, nil
+							}
+							_, _ = send(t, rt, post)
+						}
+					})
+				}
+				wg.Wait()
+				gets, floor := u.count("GET").Load(), int64(budgetFloor+time.Since(began)/floorEvery+1)
+				assert.EqualValues(t, n, u.count("POST").Load(), "POST is never retried")
+				assert.LessOrEqual(t, gets, n+n/10+floor)
+				assert.Greater(t, gets, int64(n+n/20), "but GET is")
+				assert.LessOrEqual(t, u.attempts.Load(), int64(1.1*2*n))
+				assert.Equal(t, u.opened.Load(), u.closed.Load(), "discarded answers are closed")
+			})
+		})
+	}
+}
+
+func TestRetryWhat(t *testing.T) {
+	t.Parallel()
+	always := func(c *RetryConfig) { c.Budget = 1 }
+	for name, test := range map[string]struct {
+		method   string
+		fields   []string
+		answer   func(*http.Request) (*http.Response, error)
+		change   func(*RetryConfig)
+		attempts int64
+	}{
+		"GET":             {answer: status(503), attempts: 3},
+		"HEAD":            {method: "HEAD", answer: status(502), attempts: 3},
+		"OPTIONS":         {method: "OPTIONS", answer: status(504), attempts: 3},
+		"TRACE":           {method: "TRACE", answer: refusedConn, attempts: 3},
+		"PUT":             {method: "PUT", answer: refusedConn, attempts: 3},
+		"DELETE":          {method: "DELETE", answer: refusedConn, attempts: 3},
+		"POST":            {method: "POST", answer: refusedConn, attempts: 1},
+		"PATCH":           {method: "PATCH", answer: status(503), attempts: 1},
+		"CONNECT":         {method: "CONNECT", answer: status(503), attempts: 1},
+		"get":             {method: "get", answer: status(503), attempts: 1}, // methods are case-sensitive
+		"POST with a key": {method: "POST", fields: []string{"Idempotency-Key", "1"}, answer: status(503), attempts: 3},
+		"an empty key":    {method: "POST", fields: []string{"Idempotency-Key", ""}, answer: status(503), attempts: 1},
+		"two keys":        {method: "POST", fields: []string{"Idempotency-Key", "1", "Idempotency-Key", "2"}, answer: status(503), attempts: 1},
+		"POST by word": {method: "POST", answer: status(503), attempts: 3, change: func(c *RetryConfig) {
+			c.Idempotent = func(c *gatemesh.Call) bool { return c.Path() == "/" }
+		}},
+		"200": {answer: status(200), attempts: 1}, "500": {answer: status(500), attempts: 1}, "501": {answer: status(501), attempts: 1},
+		"404": {answer: status(404), attempts: 1}, "429": {answer: status(429), attempts: 1},
+		"429 when told": {answer: status(429), attempts: 3, change: func(c *RetryConfig) { c.Statuses = []int{429} }},
+		"503 when not":  {answer: status(503), attempts: 1, change: func(c *RetryConfig) { c.Statuses = []int{429} }},
+		"five":          {answer: status(503), attempts: 5, change: func(c *RetryConfig) { c.MaxAttempts = 5 }},
+		"one":           {answer: status(503), attempts: 1, change: func(c *RetryConfig) { c.MaxAttempts = 1 }},
+		"a short wish":  {answer: status(503, "Retry-After", "1"), attempts: 3},
+		"a long wish":   {answer: status(503, "Retry-After", "2"), attempts: 1},
+		"a longer cap":  {answer: status(503, "Retry-After", "2"), attempts: 3, change: func(c *RetryConfig) { c.MaxRetryAfter = 2 * time.Second }},
+		"a far date":    {answer: status(503, "Retry-After", "Fri, 01 May 2099 12:00:30 GMT"), attempts: 1},
+		"no wish":       {answer: status(503, "Retry-After", "x"), attempts: 3},
+		"a refusal": {attempts: 1, answer: func(*http.Request) (*http.Response, error) {
+			return nil, gatemesh.Deny(gatemesh.Unavailable, "no", "No.")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				u := newUpstream(test.answer)
+				change := test.change
+				if change == nil {
+					change = always
+				}
+				rt := outbound(t, newRetry(t, change).Layer()).Transport(u)
+				r := request(t.Context(), "a")
+				if test.method != "" {
+					r.Method = test.method
+				}
+				for i := 0; i < len(test.fields); i += 2 {
+					r.Header.Add(test.fields[i], test.fields[i+1])
+				}
+				began := time.Now()
+				_, _ = send(t, rt, r)
+				assert.Equal(t, test.attempts, u.attempts.Load())
+				assert.Equal(t, u.opened.Load(), u.closed.Load())
+				switch name {
+				case "a short wish":
+					assert.GreaterOrEqual(t, time.Since(began), 2*time.Second)
+				case "GET":
+					assert.Less(t, time.Since(began), 75*time.Millisecond)
+				}
+			})
+		})
+	}
+}
+
+func TestRetryEndsWithTheCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		// The pause would outlive the deadline: the answer stands, at once.
+		u := newUpstream(status(503, "Retry-After", "1"))
+		rt := outbound(t, newRetry(t).Layer()).Transport(u)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		code, err := send(t, rt, request(ctx, "a"))
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.Zero(t, time.Since(began))
+		assert.EqualValues(t, 1, u.attempts.Load())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(blackHole)
+		rt := outbound(t, newRetry(t).Layer()).Transport(u)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err := send(t, rt, request(ctx, "a"))
+		require.ErrorIs(t, err, context.Canceled)
+		assert.EqualValues(t, 1, u.attempts.Load())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		// Cancelled in a pause: the answer that is there stands, and is closed once.
+		u := newUpstream(status(503, "Retry-After", "1"))
+		rt := outbound(t, newRetry(t).Layer()).Transport(u)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(500*time.Millisecond, cancel)
+		began := time.Now()
+		_, _ = send(t, rt, request(ctx, "a"))
+		assert.Equal(t, 500*time.Millisecond, time.Since(began))
+		assert.EqualValues(t, 1, u.attempts.Load())
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
+}
+
+func TestPX06_Bodies(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		u := newUpstream(status(503))
+		rt := outbound(t, newRetry(t).Layer()).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			b, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			got = append(got, string(b))
+			r.Body = nil
+			return u.RoundTrip(r)
+		}))
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", bytes.NewReader([]byte("whole")))
+		require.NoError(t, err)
+		_, err = send(t, rt, r)
+		require.NoError(t, err)
+		assert.Equal(t, []string{"whole", "whole", "whole"}, got)
+
+		got = nil
+		r, err = http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", readerFunc(strings.NewReader("once").Read))
+		require.NoError(t, err)
+		require.Nil(t, r.GetBody)
+		code, err := send(t, rt, r)
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.Equal(t, []string{"once"}, got, "a body is not sent again that cannot be had again")
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
+}
+
+// A body that cannot be had again after all is not the callee's fault.
+func TestPX06_GetBodyFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, u := newGate(t), newUpstream(status(503))
+		rt := outbound(t, stack(t, g)...).Transport(u)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", strings.NewReader("x"))
+		require.NoError(t, err)
+		r.GetBody = func() (io.ReadCloser, error) { return nil, errDown }
+		code, err := send(t, rt, r)
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.EqualValues(t, 1, u.attempts.Load())
+		assert.EqualValues(t, 1, g.circuits.all()[service("a")].cb.Metrics().Failures())
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A gate behind the retries that refuses the second attempt leaves the answer
+// of the first.
+func TestRetryRefusedByAGate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(status(503))
+		second := gatemesh.Layer{Name: "first only", Gate: gatemesh.GateFunc(func(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+			if c.Attempt() > 1 {
+				return gatemesh.Admission{}, gatemesh.Deny(gatemesh.Unauthenticated, "no", "No.")
+			}
+			return gatemesh.Admission{}, nil
+		})}
+		g := newGate(t)
+		rt := outbound(t, stack(t, g, second)...).Transport(u)
+		code, err := send(t, rt, request(t.Context(), "a"))
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.EqualValues(t, 1, u.attempts.Load())
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+		assert.EqualValues(t, 1, g.circuits.all()[service("a")].cb.Metrics().Failures(), "each attempt counts once")
+	})
+	synctest.Test(t, func(t *testing.T) { // the breaker opens between two attempts
+		u := newUpstream(status(503))
+		g := newGate(t, func(c *GateConfig) { c.Failures = 2 })
+		rt := outbound(t, stack(t, g)...).Transport(u)
+		code, err := send(t, rt, request(t.Context(), "a"))
+		require.NoError(t, err)
+		assert.Equal(t, 503, code)
+		assert.EqualValues(t, 2, u.attempts.Load())
+		_, err = send(t, rt, request(t.Context(), "a"))
+		requireOpen(t, err)
+		assert.EqualValues(t, 2, u.attempts.Load(), "an open circuit is not retried")
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
+}
+
+// A service that failed long ago and seldom has calls can retry again, and a
+// good time does not save up for a storm.
+func TestBudget(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1, 0)
+	b := newBudget(now)
+	spend := func() (n int) {
+		for b.spend(now) {
+			n++
+		}
+		return n
+	}
+	assert.Equal(t, budgetFloor, spend())
+	for range 9 {
+		b.earn(0.1)
+	}
+	assert.Zero(t, spend())
+	b.earn(0.1)
+	assert.Equal(t, 1, spend(), "ten calls earn one")
+	now = now.Add(floorEvery)
+	assert.Equal(t, 1, spend())
+	now = now.Add(time.Hour)
+	assert.Equal(t, budgetFloor, spend())
+	for range 1_000_000 {
+		b.earn(0.1)
+	}
+	assert.Equal(t, budgetCap, spend())
+}
+
+// BR-03 for retries: the storm of one destination leaves another its budget.
+func TestBR03_Budgets(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(status(503))
+		r := newRetry(t)
+		rt := outbound(t, r.Layer()).Transport(u)
+		for range 100 {
+			_, _ = send(t, rt, request(t.Context(), "a"))
+		}
+		before := u.attempts.Load()
+		_, _ = send(t, rt, request(t.Context(), "a"))
+		assert.EqualValues(t, 1, u.attempts.Load()-before)
+		_, _ = send(t, rt, request(t.Context(), "b"))
+		assert.EqualValues(t, 4, u.attempts.Load()-before)
+		require.NoError(t, r.Update(RetryConfig{MaxAttempts: 2}))
+		_, _ = send(t, rt, request(t.Context(), "b"))
+		assert.EqualValues(t, 6, u.attempts.Load()-before)
+	})
+}
+
+// Real connections: discarded answers do not leak them.
+func TestRetryConnections(t *testing.T) {
+	t.Parallel()
+	var conns, requests atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if requests.Add(1)%3 != 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = io.WriteString(w, "some text")
+	}))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	rt := outbound(t, newRetry(t, func(c *RetryConfig) { c.Budget = 1 }).Layer()).Transport(base)
+	for range 10 {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL, nil)
+		require.NoError(t, err)
+		code, err := send(t, rt, r)
+		require.NoError(t, err)
+		assert.Equal(t, 200, code)
+	}
+	assert.EqualValues(t, 30, requests.Load())
+	assert.EqualValues(t, 1, conns.Load())
+}
