@@ -17,6 +17,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
 	"github.com/gatemesh-go/gatemesh/mtls"
+	"github.com/gatemesh-go/gatemesh/mtls/devca"
 )
 
 // Member is a workload of a [Mesh]: it can serve, and call others.
@@ -24,6 +25,7 @@ type Member struct {
 	mesh     *Mesh
 	workload gatemesh.Workload
 	tls      *mtls.TLS
+	source   *devca.Source
 
 	mu         sync.Mutex
 	transports map[string]*mtls.Transport // by callee: a pool never serves two
@@ -35,10 +37,16 @@ func (m *Member) Workload() gatemesh.Workload { return m.workload.Clone() }
 // TLS returns the member's side of mutual TLS.
 func (m *Member) TLS() *mtls.TLS { return m.tls }
 
+// Renew gives the member a new certificate, as its authority would in time.
+func (m *Member) Renew() error { return m.source.Renew() }
+
 // ServiceConfig configures [Member.Serve].
 type ServiceConfig struct {
 	// Handler answers what the layers admit. Required.
 	Handler http.Handler
+	// First are layers that stand before those of the mesh, such as tracing.
+	// Default: none.
+	First []gatemesh.Layer
 	// Observer receives the events of the service's layers. Default: nobody.
 	Observer gatemesh.Observer
 	// InsecureAcceptStrangers takes the client certificates away,
@@ -56,6 +64,7 @@ type Service struct {
 
 // layers returns the layers that stand in front of the service's handler, in order.
 func (m *Member) layers(cfg ServiceConfig) (layers []gatemesh.Layer, err error) {
+	layers = slices.Clone(cfg.First)
 	if !cfg.InsecureAcceptStrangers {
 		layers = append(layers, m.tls.Layer())
 	}

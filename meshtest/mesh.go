@@ -17,6 +17,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -110,11 +111,23 @@ func (m *Mesh) Join(name string) (*Member, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meshtest: %s: %w", name, err)
 	}
-	member := &Member{mesh: m, workload: w, tls: t}
+	member := &Member{mesh: m, workload: w, tls: t, source: source}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.members = append(m.members, member)
 	return member, nil
+}
+
+// Renew gives every member a new certificate.
+func (m *Mesh) Renew() error {
+	m.mu.Lock()
+	members := slices.Clone(m.members)
+	m.mu.Unlock()
+	var errs []error
+	for _, member := range members {
+		errs = append(errs, member.Renew())
+	}
+	return errors.Join(errs...)
 }
 
 func (m *Mesh) workload(name string) gatemesh.Workload {
