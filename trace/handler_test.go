@@ -386,6 +386,24 @@ func TestServerResults(t *testing.T) {
 	}
 }
 
+// TestGRPCOverHTTP: behind net/http, the gRPC status is in trailers that nobody
+// reads, so the span does not claim success, and the route gives the name.
+func TestGRPCOverHTTP(t *testing.T) {
+	t.Parallel()
+	route := gate("route", func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
+		return gatemesh.Admission{Route: &gatemesh.Route{Name: "grpc-route/0"}}, nil
+	})
+	s := newSpans()
+	r := request("Content-Type", "application/grpc")
+	r.Method, r.ProtoMajor = http.MethodPost, 2
+	chain(t, route, tracer(t, trace.Config{TracerProvider: s}).Layer()).Handler(noContent).ServeHTTP(httptest.NewRecorder(), r)
+	assert.Equal(t, "grpc-route/0", s.one(t).Name)
+	a := attrs(s.one(t))
+	assert.NotContains(t, a, "rpc.response.status_code")
+	assert.Equal(t, "_OTHER", a["rpc.method"])
+	assert.Equal(t, "grpc-route/0", a["gatemesh.route"])
+}
+
 func TestCanceledCall(t *testing.T) {
 	t.Parallel()
 	s := newSpans()
