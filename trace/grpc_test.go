@@ -97,16 +97,6 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string) error {
 	return err
 }
 
-// byKind returns spans of a kind in the order of their ends.
-func byKind(s *spans, k oteltrace.SpanKind) (found tracetest.SpanStubs) {
-	for _, span := range s.all() {
-		if span.SpanKind == k {
-			found = append(found, span)
-		}
-	}
-	return found
-}
-
 // TestGRPC: a client's outbound layers and a server's chain, with the tap
 // handle and without, for unary calls and streams.
 func TestGRPC(t *testing.T) {

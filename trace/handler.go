@@ -52,11 +52,7 @@ func (t *Tracer) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admissio
 	if tracer == nil {
 		return gatemesh.Admission{}, nil
 	}
-	outer := trace.SpanFromContext(ctx)
-	if local(outer.SpanContext()) {
-		if !outer.IsRecording() {
-			return gatemesh.Admission{}, nil
-		}
+	if outer := trace.SpanFromContext(ctx); local(outer.SpanContext()) {
 		return gatemesh.Admission{Finish: &ender{t: t, span: outer, borrowed: true}}, nil
 	}
 	ctx, opts := t.parent(ctx, s, c, startOptions(c))

@@ -1,6 +1,8 @@
 package trace
 
 import (
+	"net/http"
+	"net/textproto"
 	"strings"
 	"testing"
 
@@ -57,6 +59,38 @@ func TestAllowance(t *testing.T) {
 		kept, cut := left.take(tt.list)
 		assert.Equal(t, tt.kept, kept, tt.name)
 		assert.Equal(t, kept != tt.list, cut, tt.name)
+	}
+}
+
+// TestTR02_Carrier: what a propagator gets to read is bounded, and unambiguous.
+func TestTR02_Carrier(t *testing.T) {
+	t.Parallel()
+	eight := strings.Repeat("a", maxBytes)
+	for _, tt := range []struct {
+		name, field string
+		sent        []string
+		get         string
+		idsOnly     bool
+	}{
+		{"one", "traceparent", []string{"x"}, "x", false},
+		{"two", "traceparent", []string{"x", "x"}, "", false},
+		{"one, from anybody", "traceparent", []string{"x"}, "x", true},
+		{"state", "tracestate", []string{"a=1"}, "a=1", false},
+		{"state in two fields", "tracestate", []string{"a=1", "b=2"}, "a=1,b=2", false},
+		{"much state", "tracestate", []string{eight}, eight, false},
+		{"too much state", "tracestate", []string{eight + "a"}, "", false},
+		{"too much state in two fields", "tracestate", []string{eight[1:], "a"}, "", false},
+		{"state, from anybody", "tracestate", []string{"a=1"}, "", true},
+		{"baggage", "baggage", []string{"a=1", "b=2"}, "a=1,b=2", false},
+		{"too much baggage", "baggage", []string{"a=1", eight}, "a=1,", false},
+		{"baggage, from anybody", "baggage", []string{"a=1"}, "", true},
+	} {
+		h := http.Header{textproto.CanonicalMIMEHeaderKey(tt.field): tt.sent}
+		r := &received{Header: gatemesh.Must(gatemesh.NewCall(gatemesh.CallInfo{Header: h})).Header(), idsOnly: tt.idsOnly}
+		assert.Equal(t, tt.get, r.Get(tt.field), tt.name)
+		if tt.field == "baggage" {
+			assert.Equal(t, tt.get, strings.Join(r.Values(tt.field), ","), tt.name)
+		}
 	}
 }
 

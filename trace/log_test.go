@@ -72,13 +72,29 @@ func TestLogHandler(t *testing.T) {
 func TestLogHandlerSiblings(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	g := slog.New(trace.LogHandler(slog.NewTextHandler(&log, nil))).WithGroup("g").With("x", 0)
+	g := slog.New(trace.LogHandler(slog.NewTextHandler(&log, nil))).WithGroup("g").With("x", 0).With("y", 0)
 	a, b := g.With("a", 1), g.With("b", 2)
 	a.InfoContext(inSpan(t.Context()), "m")
-	assert.Contains(t, log.String(), "msg=m trace_id="+theirTrace+" span_id="+theirSpan+" g.x=0 g.a=1\n")
+	assert.Contains(t, log.String(), "msg=m trace_id="+theirTrace+" span_id="+theirSpan+" g.x=0 g.y=0 g.a=1\n")
 	log.Reset()
 	b.InfoContext(inSpan(t.Context()), "m")
-	assert.Contains(t, log.String(), " g.x=0 g.b=2\n")
+	assert.Contains(t, log.String(), " g.x=0 g.y=0 g.b=2\n")
+}
+
+// TestLogHandlerRecord: the record belongs to others, too, as of a handler that
+// passes each line to several.
+func TestLogHandlerRecord(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	h := trace.LogHandler(slog.NewTextHandler(&log, nil))
+	var r slog.Record
+	for range 10 { // more than a record holds in itself, with room left behind them
+		r.AddAttrs(slog.Int("k", 1))
+	}
+	require.NoError(t, h.Handle(inSpan(t.Context()), r))
+	require.NoError(t, h.Handle(inSpan(t.Context()), r))
+	assert.NotContains(t, log.String(), "BUG")
+	assert.Equal(t, 10, r.NumAttrs())
 }
 
 // TestLogHandlerContract runs the standard library's own test of handlers, once
