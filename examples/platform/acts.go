@@ -35,6 +35,13 @@ var acts = []act{
 	{"d", "only order-service may call payment-service", "the AuthorizationPolicies of the services", actPolicy},
 	{"e", "strangers get no byte through", "the client certificates", actStrangers},
 	{"f", "1,000 requests a minute for each API key", "the limit by consumer", actLimit},
+	{"g", "the auth service is gone, and nobody waits for it", "keys and verified tokens in memory", actOutage},
+	{"h", "every certificate and the root rotated under load", "the overlap of old and new", actRotation},
+	{"i", "one trace and one request id through all of it", "the trace context on outbound calls", actTrace},
+	{"j", "gRPC under the same identity and policy", "the layers around the gRPC server", actGRPC},
+	{"k", "services and gateway replaced under load", "lame duck and drain", actDrain},
+	{"l", "a canary raised from 10 % to 25 % under load", "the salt that deals users", actWeight},
+	{"m", "payment-service scaled from two to four, and one killed", "lookups and retries", actScale},
 }
 
 func actGoodToken(ctx context.Context, p *platform, r *report) error {
@@ -221,7 +228,7 @@ func actStrangers(ctx context.Context, p *platform, r *report) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.services)) {
+	for _, s := range p.doors() {
 		for _, c := range []struct {
 			what     string
 			certs    []tls.Certificate
@@ -231,7 +238,7 @@ func actStrangers(ctx context.Context, p *platform, r *report) error {
 			{"order-service's id from another CA", []tls.Certificate{foreign}, "no byte"},
 			{"order-service itself", []tls.Certificate{member}, "an answer"},
 		} {
-			n, err := knock(ctx, p.services[name], c.certs)
+			n, err := knock(ctx, s.addr, c.certs)
 			if err != nil {
 				return err
 			}
@@ -239,10 +246,26 @@ func actStrangers(ctx context.Context, p *platform, r *report) error {
 			if n > 0 {
 				got = "an answer"
 			}
-			r.same("e", name+" ← "+c.what, c.expected, got)
+			r.same("e", s.name+" ← "+c.what, c.expected, got)
 		}
 	}
 	return nil
+}
+
+// door is where a service listens.
+type door struct{ name, addr string }
+
+// doors returns one replica of each service.
+func (p *platform) doors() (doors []door) {
+	p.fleet.mu.Lock()
+	defer p.fleet.mu.Unlock()
+	for _, host := range slices.Sorted(maps.Keys(p.fleet.replicas)) {
+		if all := p.fleet.replicas[host]; len(all) > 0 {
+			name, _, _ := strings.Cut(host, ".")
+			doors = append(doors, door{name, all[0].http})
+		}
+	}
+	return doors
 }
 
 // knock sends a request to addr with certs and returns how many bytes of
@@ -315,8 +338,8 @@ func actLimit(ctx context.Context, p *platform, r *report) error {
 
 // raw sends a request as it stands over TLS and HTTP/1.1.
 func (p *platform) raw(ctx context.Context, request string) (*http.Response, seen, error) {
-	d := tls.Dialer{Config: &tls.Config{RootCAs: p.roots, ServerName: host, MinVersion: tls.VersionTLS12}}
-	conn, err := d.DialContext(ctx, "tcp", p.gateway)
+	d := tls.Dialer{Config: &tls.Config{RootCAs: p.edge.ca.Pool(), ServerName: host, MinVersion: tls.VersionTLS12}}
+	conn, err := d.DialContext(ctx, "tcp", p.gateway.addr)
 	if err != nil {
 		return nil, seen{}, err
 	}
@@ -352,7 +375,7 @@ func (p *platform) send(ctx context.Context, method, path string, h http.Header)
 		return nil, nil, err
 	}
 	req.Header = h
-	resp, err := p.client.Do(req)
+	resp, err := p.http.Do(req)
 	if err != nil {
 		return nil, nil, err
 	}

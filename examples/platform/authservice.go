@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/gatemesh-go/gatemesh"
 )
 
 const (
@@ -30,6 +32,7 @@ type authService struct {
 	addr   string
 	server *http.Server
 	delay  atomic.Int64 // ns; negative is for ever
+	asked  atomic.Int64 // requests that reached it
 }
 
 // startAuthService listens on a port of its own on loopback.
@@ -38,19 +41,25 @@ func startAuthService(ctx context.Context) (*authService, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &authService{key: key, issuer: "https://auth.example.com/"}
+	return s, s.listen(ctx, "127.0.0.1:0")
+}
+
+// listen serves on addr, also after stop.
+func (s *authService) listen(ctx context.Context, addr string) error {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("auth service: %w", err)
+		return fmt.Errorf("auth service: %w", err)
 	}
-	s := &authService{key: key, issuer: "https://auth.example.com/", addr: "http://" + l.Addr().String()}
+	s.addr = "http://" + l.Addr().String()
 	mux := http.NewServeMux()
 	mux.Handle("GET /jwks.json", s.delayed(s.serveJWKS))
 	mux.Handle("POST /token", s.delayed(s.serveToken))
 	mux.HandleFunc("POST /control/delay", s.serveDelay)
 	s.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = s.server.Serve(l) }() // ends with stop
-	return s, nil
+	return nil
 }
 
 // slow makes every answer wait for d, black-hole for ever if d is negative.
@@ -61,6 +70,7 @@ func (s *authService) stop() { _ = s.server.Close() }
 
 func (s *authService) delayed(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.asked.Add(1)
 		var over <-chan time.Time // never, for a black hole
 		if d := time.Duration(s.delay.Load()); d >= 0 {
 			over = time.After(d)
@@ -139,4 +149,22 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+}
+
+// asking stands in for auth when act g is broken: it believes in nothing but
+// the auth service itself, and asks it for every request.
+func (s *authService) asking() gatemesh.Gate {
+	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	return gatemesh.GateFunc(func(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.addr+"/jwks.json", http.NoBody)
+		if err != nil {
+			return gatemesh.Admission{}, err
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			return gatemesh.Admission{}, gatemesh.Deny(gatemesh.Unavailable, "auth_service", "The auth service did not answer.").WithCause(err)
+		}
+		_ = resp.Body.Close() // it has answered
+		return unverified(ctx, c)
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/trace"
 )
 
 // logBook keeps the newest log lines of all services, so that the acts can
@@ -16,6 +17,7 @@ type logBook struct {
 	mu    sync.Mutex
 	lines []logLine
 	out   io.Writer
+	level slog.LevelVar // Debug shows what each gate admits
 }
 
 type logLine map[string]any
@@ -38,31 +40,41 @@ func (b *logBook) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
+// handler adds the trace and span that a line belongs to.
+func (b *logBook) handler() slog.Handler {
+	return trace.LogHandler(slog.NewJSONHandler(b, &slog.HandlerOptions{Level: &b.level}))
+}
+
 // logger returns the logger of one service. Its lines carry the request id of
 // the call they belong to.
 func (b *logBook) logger(service string) *slog.Logger {
-	h := slog.NewJSONHandler(b, &slog.HandlerOptions{Level: slog.LevelInfo})
-	return slog.New(gatemesh.LogHandler(h)).With("service", service)
+	return slog.New(gatemesh.LogHandler(b.handler())).With("service", service)
 }
 
 // find returns the field of the newest line of service with this message and
 // request id, or "".
 func (b *logBook) find(service, msg, requestID, field string) string {
+	l := b.newest(func(l logLine) bool {
+		return l["service"] == service && l["msg"] == msg && l["request_id"] == requestID
+	})
+	s, _ := l[field].(string)
+	return s
+}
+
+// newest returns the newest line that fits, or nil.
+func (b *logBook) newest(fits func(logLine) bool) logLine {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := len(b.lines) - 1; i >= 0; i-- {
-		l := b.lines[i]
-		if l["service"] == service && l["msg"] == msg && l["request_id"] == requestID {
-			s, _ := l[field].(string)
-			return s
+		if fits(b.lines[i]) {
+			return b.lines[i]
 		}
 	}
-	return ""
+	return nil
 }
 
 // observer returns the observer of one service, which writes to the same book.
 func (b *logBook) observer(service string) gatemesh.Observer {
 	// Not through LogHandler: the observer's lines carry the request id already.
-	h := slog.NewJSONHandler(b, &slog.HandlerOptions{Level: slog.LevelInfo})
-	return gatemesh.SlogObserver(slog.New(h).With("service", service))
+	return gatemesh.SlogObserver(slog.New(b.handler()).With("service", service))
 }

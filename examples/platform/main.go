@@ -1,7 +1,7 @@
-// The platform is a payments company in one process: an auth service, a
-// gateway on TLS, and five services with mutual TLS behind it, configured by
-// the YAML in the folder manifests. With -once it plays the acts of its README
-// table over real sockets; without, it stays up and prints what to try.
+// The platform is a payments company in one process: an auth service, a DNS
+// server, a gateway on TLS, and five services behind it, HTTP and gRPC over
+// mutual TLS, configured by the YAML in the folder manifests. With -once it
+// plays its acts over real sockets; without, it stays up and prints what to try.
 package main
 
 import (
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("unexpected argument %q, see -h", flags.Arg(0))
 	}
 	if *broken != "" && !slices.ContainsFunc(acts, func(a act) bool { return a.id == *broken }) {
-		return fmt.Errorf("-break: there is no act %q; the acts are a to f", *broken)
+		return fmt.Errorf("-break: there is no act %q; the acts are a to %s", *broken, acts[len(acts)-1].id)
 	}
 	name, _, _ := strings.Cut(*listen, ":")
 	if addr, err := netip.ParseAddr(name); err != nil || !addr.IsLoopback() {
@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if *verbose || !*once && *broken == "" {
 		logs = stderr
 	}
-	p, err := start(ctx, config{listen: *listen, broken: *broken, logs: logs})
+	p, err := start(ctx, config{listen: *listen, broken: *broken, rolls: *once && *broken == "" || *broken == "k", logs: logs})
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (p *platform) invite(w io.Writer) (cleanup func() error, err error) {
 	}
 	cleanup = func() error { return os.RemoveAll(dir) }
 	ca := filepath.Join(dir, "ca.pem")
-	if err := os.WriteFile(ca, p.rootPEM, 0o600); err != nil {
+	if err := os.WriteFile(ca, p.edge.ca.BundlePEM(), 0o600); err != nil {
 		return nil, errors.Join(err, cleanup())
 	}
 	fmt.Fprintf(w, `
@@ -116,6 +116,9 @@ The platform is up; ctrl-C ends it. In another terminal:
   gw -H "Authorization: Bearer $TOKEN" -X POST https://%[2]s/v1/orders
   gw -H "Authorization: Bearer $TOKEN" https://%[2]s/v1/orders/1
 
+  # order-service charges payment-service over gRPC, unary and streaming: 200
+  gw -H "Authorization: Bearer $TOKEN" -X POST https://%[2]s/v1/orders/1/charges
+
   # an API key: 1,000 requests a minute
   gw -i -H 'X-Api-Key: %[5]s' https://%[2]s/v1/users/1
 
@@ -124,6 +127,6 @@ The platform is up; ctrl-C ends it. In another terminal:
   curl -X POST '%[4]s/control/delay?by=forever'
 
 Log lines of all services follow.
-`, ca, host, p.gateway, p.auth.addr, p.keys["acme"])
+`, ca, host, p.gateway.addr, p.auth.addr, p.keys["acme"])
 	return cleanup, nil
 }

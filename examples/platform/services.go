@@ -15,6 +15,7 @@ import (
 type seen struct {
 	Service   string              `json:"service"`
 	Version   string              `json:"version,omitempty"`
+	Replica   string              `json:"replica,omitempty"`
 	Method    string              `json:"method"`
 	Path      string              `json:"path"`
 	RequestID string              `json:"requestId"`
@@ -27,13 +28,15 @@ type seen struct {
 
 // outcome is how a call of a service to another one ended.
 type outcome struct {
-	Call   string `json:"call"`
-	Status int    `json:"status"`
-	Error  string `json:"error,omitempty"`
+	Call    string `json:"call"`
+	Status  int    `json:"status"` // of HTTP, or the code of gRPC
+	Replica string `json:"replica,omitempty"`
+	Said    string `json:"said,omitempty"` // by the callee
+	Error   string `json:"error,omitempty"`
 }
 
-func look(name, version string, r *http.Request) seen {
-	s := seen{Service: name, Version: version, Method: r.Method, Path: r.URL.Path, Header: r.Header}
+func look(self *replica, r *http.Request) seen {
+	s := seen{Service: self.name, Version: self.version, Replica: self.ip.String(), Method: r.Method, Path: r.URL.Path, Header: r.Header}
 	c := gatemesh.FromContext(r.Context())
 	s.RequestID = c.RequestID()
 	if p := c.Peer(); p != nil {
@@ -46,64 +49,70 @@ func look(name, version string, r *http.Request) seen {
 }
 
 // userService answers with what it saw.
-func userService(version string, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.InfoContext(r.Context(), "user read", "version", version)
-		writeJSON(w, http.StatusOK, look("user-service", version, r))
-	})
+func userService(log *slog.Logger) func(*replica) http.Handler {
+	return func(self *replica) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			log.InfoContext(r.Context(), "user read", "version", self.version)
+			writeJSON(w, http.StatusOK, look(self, r))
+		})
+	}
 }
 
 // orderService takes orders. Placing one charges payment-service directly,
-// with no proxy between; reading one asks payment-service in a way that its
-// policy does not allow; shipping one goes through inventory-service.
-func orderService(client *http.Client, log *slog.Logger) http.Handler {
-	mux := http.NewServeMux()
-	calling := func(method, url string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			log.InfoContext(r.Context(), "order", "method", r.Method)
-			s := look("order-service", "", r)
-			got, nested := call(client, r, method, url)
-			s.Calls = append(append(s.Calls, got), nested...)
-			writeJSON(w, got.Status, s)
+// with no proxy between; charging one does it over gRPC; reading one asks
+// payment-service in a way that its policy does not allow; shipping one goes
+// through inventory-service.
+func orderService(log *slog.Logger) func(*replica) http.Handler {
+	return func(self *replica) http.Handler {
+		mux := http.NewServeMux()
+		calling := func(method, url string) http.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request) {
+				log.InfoContext(r.Context(), "order", "method", r.Method)
+				s := look(self, r)
+				got, nested := self.calls.call(r, method, url)
+				s.Calls = append(append(s.Calls, got), nested...)
+				writeJSON(w, got.Status, s)
+			}
 		}
+		mux.HandleFunc("POST /v1/orders", calling(http.MethodPost, "https://payment-service/v1/payments/1"))
+		mux.HandleFunc("GET /v1/orders/1", calling(http.MethodGet, "https://payment-service/v1/payments/1"))
+		mux.HandleFunc("POST /v1/orders/1/shipments", calling(http.MethodPost, "https://inventory-service/v1/reservations/1"))
+		mux.HandleFunc("POST /v1/orders/1/charges", func(w http.ResponseWriter, r *http.Request) {
+			log.InfoContext(r.Context(), "order", "method", "charge")
+			s := look(self, r)
+			s.Calls = self.calls.charge(r.Context())
+			writeJSON(w, http.StatusOK, s)
+		})
+		return mux
 	}
-	mux.HandleFunc("POST /v1/orders", calling(http.MethodPost, "https://payment-service/v1/payments/1"))
-	mux.HandleFunc("GET /v1/orders/1", calling(http.MethodGet, "https://payment-service/v1/payments/1"))
-	mux.HandleFunc("POST /v1/orders/1/shipments", calling(http.MethodPost, "https://inventory-service/v1/reservations/1"))
-	return mux
 }
 
 // inventoryService reserves stock. On the way it tries what it may not do: to
-// charge a payment, and to read a user.
-func inventoryService(client *http.Client, log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.InfoContext(r.Context(), "reservation")
-		s := look("inventory-service", "", r)
-		payment, _ := call(client, r, http.MethodPost, "https://payment-service/v1/payments/1")
-		user, _ := call(client, r, http.MethodGet, "https://user-service/v1/users/1")
-		s.Calls = []outcome{payment, user}
-		writeJSON(w, http.StatusOK, s)
-	})
-}
-
-// paymentService charges payments.
-func paymentService(log *slog.Logger) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.InfoContext(r.Context(), "payment", "method", r.Method)
-		writeJSON(w, http.StatusCreated, look("payment-service", "", r))
-	})
+// charge a payment, over HTTP and over gRPC, and to read a user.
+func inventoryService(log *slog.Logger) func(*replica) http.Handler {
+	return func(self *replica) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			log.InfoContext(r.Context(), "reservation")
+			s := look(self, r)
+			payment, _ := self.calls.call(r, http.MethodPost, "https://payment-service/v1/payments/1")
+			user, _ := self.calls.call(r, http.MethodGet, "https://user-service/v1/users/1")
+			s.Calls = append([]outcome{payment, user}, self.calls.charge(r.Context())...)
+			writeJSON(w, http.StatusOK, s)
+		})
+	}
 }
 
 // call makes a call on behalf of r. The context carries the Call that identity
-// and request id are taken from.
-func call(client *http.Client, r *http.Request, method, url string) (outcome, []outcome) {
+// and request id are taken from. What is done for one order is done once.
+func (c *caller) call(r *http.Request, method, url string) (outcome, []outcome) {
 	o := outcome{Call: method + " " + url, Status: http.StatusBadGateway}
 	req, err := http.NewRequestWithContext(r.Context(), method, url, http.NoBody)
 	if err != nil {
 		o.Error = err.Error()
 		return o, nil
 	}
-	resp, err := client.Do(req)
+	req.Header.Set("Idempotency-Key", gatemesh.FromContext(r.Context()).RequestID())
+	resp, err := c.client.Do(req)
 	if err != nil {
 		o.Error = err.Error()
 		return o, nil
@@ -114,5 +123,6 @@ func call(client *http.Client, r *http.Request, method, url string) (outcome, []
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&s); err != nil {
 		o.Error = fmt.Sprintf("answer of %s: %v", url, err)
 	}
+	o.Replica = s.Replica
 	return o, s.Calls
 }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// How the gateway fetches the auth service's keys: soon enough that an act
+// can see it recover.
+const (
+	fetchTimeout = 500 * time.Millisecond
+	cooldown     = 500 * time.Millisecond
+)
+
+// actOutage stops the auth service, and then lets it hang. What is known keeps
+// working; what is not known is refused, at once as soon as the breaker is open.
+func actOutage(ctx context.Context, p *platform, r *report) error {
+	warm, err := p.users("warm", 50)
+	if err != nil {
+		return err
+	}
+	for _, u := range warm {
+		if _, err := p.expect(ctx, p.http, http.MethodGet, "/v1/users/1", u, 200); err != nil && p.broken != "g" {
+			return err
+		}
+	}
+	for _, o := range []struct {
+		name        string
+		begin, over func() error
+	}{
+		{"stopped", func() error { p.auth.stop(); return nil }, func() error { return p.auth.listen(ctx, strings.TrimPrefix(p.auth.addr, "http://")) }},
+		{"black hole", func() error { p.auth.slow(-1); return nil }, func() error { p.auth.slow(0); return nil }},
+	} {
+		if err := o.begin(); err != nil {
+			return err
+		}
+		if err := p.outage(ctx, r, o.name, warm); err != nil {
+			return err
+		}
+		if err := o.over(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// outage plays one outage.
+func (p *platform) outage(ctx context.Context, r *report, name string, warm []http.Header) error {
+	var fresh []http.Header
+	for i := range 50 { // signed with the key that is known, and never seen
+		token, err := p.auth.token(name+strconv.Itoa(i), nil)
+		if err != nil {
+			return err
+		}
+		fresh = append(fresh, http.Header{"Authorization": {"Bearer " + token}})
+	}
+	strange, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	unknown := func(kid string) (http.Header, error) {
+		t := jwt.NewWithClaims(jwt.SigningMethodRS256, p.auth.claims("user", nil))
+		t.Header["kid"] = name + kid
+		token, err := t.SignedString(strange)
+		return http.Header{"Authorization": {"Bearer " + token}}, err
+	}
+	// Somebody whose key is not known asks until the breaker has seen enough.
+	since := time.Now()
+	l := startLoad(ctx,
+		flow{"verified before", func(ctx context.Context, i int) error {
+			_, err := p.expect(ctx, p.http, http.MethodGet, "/v1/users/1", warm[i%len(warm)], 200)
+			return err
+		}},
+		flow{"known key", func(ctx context.Context, i int) error {
+			_, err := p.expect(ctx, p.http, http.MethodGet, "/v1/users/1", fresh[i%len(fresh)], 200)
+			return err
+		}},
+		flow{"API key", func(ctx context.Context, i int) error {
+			_, err := p.expect(ctx, p.http, http.MethodGet, "/v1/users/1", http.Header{"X-Api-Key": {p.keys["globex"]}}, 200)
+			if err != nil && strings.Contains(err.Error(), "status 429") {
+				return nil // it has a limit
+			}
+			return err
+		}},
+	)
+	answers := map[string]int{}
+	ask := func(kid string) error {
+		h, err := unknown(kid)
+		if err != nil {
+			return err
+		}
+		resp, _, err := p.get(ctx, "/v1/users/1", h)
+		if err != nil {
+			return err
+		}
+		answers[fmt.Sprintf("%d %s", resp.StatusCode, resp.Header.Get("WWW-Authenticate"))]++
+		return nil
+	}
+	opened := func() bool {
+		return p.logs.newest(func(l logLine) bool {
+			at, _ := time.Parse(time.RFC3339Nano, fmt.Sprint(l["time"]))
+			msg, _ := l["msg"].(string)
+			return l["service"] == "gateway" && strings.Contains(msg, "breaker") && strings.Contains(msg, "open") && at.After(since)
+		}) != nil
+	}
+	i := 0
+	for ; !opened() && i < 400 && time.Since(since) < 30*time.Second; i++ {
+		if err := ask(strconv.Itoa(i)); err != nil {
+			return err
+		}
+	}
+	r.holds("g", name+": the breaker opens", "while unknown keys are asked for", fmt.Sprintf("after %d", i), opened())
+	before := p.auth.asked.Load()
+	for j := range 20 {
+		if err := ask("open" + strconv.Itoa(j)); err != nil {
+			return err
+		}
+	}
+	r.holds("g", name+": unknown keys then refused without the network", "20 of 20", fmt.Sprintf("%d reached the auth service", p.auth.asked.Load()-before), p.auth.asked.Load()-before <= 1)
+	r.same("g", name+": unknown keys", fmt.Sprint(map[string]int{"401 Bearer": i + 20}), fmt.Sprint(answers))
+	if err := l.advance(ctx, 50); err != nil {
+		return err
+	}
+	l.report(r, "g")
+	return nil
+}
