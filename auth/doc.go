@@ -27,9 +27,18 @@
 //
 // Keys are fetched in the background. If that fails, the last good set is used
 // until [JWKSConfig.MaxStale]; after that, and for keys that we do not have,
-// tokens are refused with 401 at once. These refusals carry a plain
-// WWW-Authenticate field without error="invalid_token", so that clients keep
-// their tokens. Nothing ever passes because a key could not be had.
+// tokens are refused with 401. These refusals carry a plain WWW-Authenticate
+// field without error="invalid_token", so that clients keep their tokens.
+// Nothing ever passes because a key could not be had.
+//
+// A token whose key we do not have waits for a fetch, if one may begin, and
+// never past [JWKSConfig.FetchTimeout]. The third fetch in a row that fails
+// opens a breaker of the key set's own: from then on, such tokens are refused
+// at once and begin no fetch. The background goes on to probe, one fetch at a
+// time, every two cool-downs or every minute, whichever is less, but never
+// within a cool-down. A 503 with Retry-After is heeded up to a minute. The
+// first fetch that succeeds ends all that. Known keys and remembered tokens
+// notice nothing.
 //
 // # What is remembered
 //

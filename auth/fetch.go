@@ -9,9 +9,19 @@ import (
 	"net/url"
 	"os"
 	"time"
+
+	"github.com/gatemesh-go/gatemesh/breaker"
 )
 
 var errTooLong = errors.New("document is longer than MaxBody")
+
+// statusError is an answer without a document.
+type statusError struct {
+	status int
+	after  time.Duration // for which the endpoint asks to be left alone
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("status is %d", e.status) }
 
 // httpGet returns how to fetch a document, and what to do when it is done for good.
 func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
@@ -42,7 +52,7 @@ func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle f
 		}
 		defer func() { _ = resp.Body.Close() }() // the document is read or given up
 		if resp.StatusCode != http.StatusOK {
-			return nil, fmt.Errorf("status is %d", resp.StatusCode)
+			return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 		}
 		return readAll(resp.Body, cfg.MaxBody)
 	}, idle

@@ -5,103 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"net/netip"
-	"net/url"
 	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/breaker"
 )
-
-// JWKSConfig configures a [JWKS]. The zero JWKSConfig is invalid: one of URL
-// and File is required.
-type JWKSConfig struct {
-	// URL is where the issuer publishes its keys, with https. Redirects are
-	// not followed: the keys would be somebody else's.
-	URL string
-	// File is read instead of URL. It must be readable and valid from the
-	// start, while an endpoint may still be down.
-	File string
-	// InsecureHTTP allows a URL with http to other hosts than this one.
-	// Whoever is on the way can then put in keys of his own.
-	InsecureHTTP bool
-	// Client makes the requests. Its CheckRedirect is not used. Default: a
-	// client of its own, with the proxies of the environment.
-	Client *http.Client
-	// RefreshInterval is the longest time between two successful fetches, and
-	// so the time after which a withdrawn key is refused. Fetches come up to a
-	// tenth earlier, so that replicas do not march in step. Default: 5 minutes.
-	RefreshInterval time.Duration
-	// FetchTimeout bounds a fetch and every wait for one. Default: 2 seconds.
-	FetchTimeout time.Duration
-	// MaxStale is how long the last good keys are used when no fetch succeeds.
-	// Default: 1 hour. Not shorter than RefreshInterval.
-	MaxStale time.Duration
-	// Cooldown is the shortest time between two fetches, whatever key ids
-	// callers invent. After a failed fetch, the next one follows within two
-	// cool-downs. Default: 10 seconds, or RefreshInterval if that is less, which
-	// is also its upper limit.
-	Cooldown time.Duration
-	// MaxBody bounds the document in bytes. Default: 1 MiB.
-	MaxBody int64
-	// Observer hears of fetches that failed or work again, and of keys that
-	// cannot be used. Default: nobody.
-	Observer gatemesh.Observer
-}
-
-func (cfg JWKSConfig) withDefaults() JWKSConfig {
-	if cfg.RefreshInterval == 0 {
-		cfg.RefreshInterval = 5 * time.Minute
-	}
-	if cfg.FetchTimeout == 0 {
-		cfg.FetchTimeout = 2 * time.Second
-	}
-	if cfg.MaxStale == 0 {
-		cfg.MaxStale = time.Hour
-	}
-	if cfg.Cooldown == 0 {
-		cfg.Cooldown = min(10*time.Second, cfg.RefreshInterval)
-	}
-	if cfg.MaxBody == 0 {
-		cfg.MaxBody = 1 << 20
-	}
-	return cfg
-}
-
-// validate returns how to name the source in events, without what may be secret.
-func (cfg *JWKSConfig) validate() (name string, err error) {
-	var f faults
-	switch {
-	case (cfg.URL == "") == (cfg.File == ""):
-		f.add("JWKSConfig needs either URL or File")
-	case cfg.File != "":
-		name = cfg.File
-	default:
-		u, err := url.Parse(cfg.URL)
-		switch {
-		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-			f.add("JWKSConfig.URL is not an absolute https URL")
-		case u.Scheme == "http" && !cfg.InsecureHTTP && !isLoopback(u.Hostname()):
-			f.add("JWKSConfig.URL is not https; InsecureHTTP would allow it")
-		default:
-			name = u.Scheme + "://" + u.Host + u.EscapedPath()
-		}
-	}
-	checkRange(&f, "JWKSConfig.RefreshInterval", cfg.RefreshInterval, time.Second, 24*time.Hour)
-	checkRange(&f, "JWKSConfig.FetchTimeout", cfg.FetchTimeout, time.Millisecond, time.Minute)
-	checkRange(&f, "JWKSConfig.MaxStale", cfg.MaxStale, cfg.RefreshInterval, 30*24*time.Hour)
-	checkRange(&f, "JWKSConfig.Cooldown", cfg.Cooldown, 100*time.Millisecond, cfg.RefreshInterval)
-	if cfg.MaxBody < 1 || cfg.MaxBody > 64<<20 {
-		f.add("JWKSConfig.MaxBody %d is not between 1 and 64 MiB", cfg.MaxBody)
-	}
-	return name, errors.Join(f...)
-}
-
-func isLoopback(host string) bool {
-	a, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && a.IsLoopback()
-}
 
 // JWKS is a [KeySource] that follows an issuer's JSON Web Key Set (RFC 7517).
 // One goroutine fetches it, at intervals and when a token names a key that is
@@ -120,7 +29,8 @@ type JWKS struct {
 	idle func() // closes connections of our own
 
 	current atomic.Pointer[fetchedKeys]
-	plan    plan
+	plan    plan             // says when to fetch
+	breaker *breaker.Breaker // says for how long not to, and whether callers may wait for a fetch
 	wake    chan struct{}
 
 	ctx     context.Context
@@ -131,6 +41,10 @@ type JWKS struct {
 	failing bool
 	badKeys string
 }
+
+// maxFailures is how many fetches must fail in a row for callers not to wait
+// for the next one.
+const maxFailures = 3
 
 // fetchedKeys is a set and when it was last seen at its issuer.
 type fetchedKeys struct {
@@ -150,6 +64,12 @@ func NewJWKS(cfg JWKSConfig) (*JWKS, error) {
 	}
 	j := &JWKS{cfg: cfg, name: name, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	j.plan = plan{cooldown: cfg.Cooldown, missing: map[string]time.Time{}}
+	if j.breaker, err = breaker.New(breaker.Config{
+		Name: "key set " + name, Observer: cfg.Observer,
+		Policy: breaker.Policy{Failures: maxFailures, Delay: min(2*cfg.Cooldown, time.Minute)},
+	}); err != nil {
+		return nil, err
+	}
 	if cfg.File != "" {
 		j.load, j.idle = readFile(cfg.File, cfg.MaxBody), func() {}
 		data, err := j.load(context.Background())
@@ -185,10 +105,14 @@ func (j *JWKS) Keys(now time.Time) *Keys {
 }
 
 // Refresh waits for the fetch under way, or for a new one if none was begun
-// within the cool-down, and returns the keys. During the cool-down, and for ids
-// that were missing from a recent fetch, it returns at once.
+// within the cool-down, and returns the keys. During the cool-down, for ids
+// that were missing from a recent fetch, and while the breaker is open, it
+// returns at once.
 func (j *JWKS) Refresh(ctx context.Context, kid string) *Keys {
 	now := time.Now()
+	if j.breaker.State() != breaker.Closed { // the goroutine probes on its own
+		return j.Keys(now)
+	}
 	done, wake := j.plan.ask(now, kid)
 	if wake {
 		j.poke()
@@ -224,17 +148,23 @@ func (j *JWKS) run() {
 		case <-timer.C:
 		case <-j.wake:
 		}
-		if j.plan.begin(time.Now()) {
+		// Who asked just before the breaker opened cannot begin a fetch either.
+		if j.breaker.Remaining() == 0 && j.plan.begin(time.Now()) {
 			found, again := j.fetch()
 			j.plan.end(time.Now(), found, again)
 		}
-		timer.Reset(j.plan.wait(time.Now()))
+		timer.Reset(max(j.plan.wait(time.Now()), j.breaker.Remaining()))
 	}
 }
 
 // fetch returns the keys it found, or nil if it failed, and in how long to
 // fetch again.
 func (j *JWKS) fetch() (found *Keys, again time.Duration) {
+	permit, err := j.breaker.Acquire(j.ctx)
+	if err != nil {
+		return nil, j.breaker.Remaining()
+	}
+	defer permit.Close()
 	ctx, cancel := context.WithTimeout(j.ctx, j.cfg.FetchTimeout)
 	defer cancel()
 	data, err := j.load(ctx)
@@ -243,21 +173,33 @@ func (j *JWKS) fetch() (found *Keys, again time.Duration) {
 		found, bad, err = parseJWKS(data, false)
 	}
 	if j.ctx.Err() != nil { // closed
+		permit.Neutral()
 		return nil, 0
 	}
-	j.report(err, errors.Join(bad...))
-	again = j.cfg.RefreshInterval
 	if err != nil {
-		found, again = nil, min(again, 2*j.cfg.Cooldown)
-	} else {
-		if old := j.current.Load(); old != nil && old.keys.equal(found) {
-			found = old.keys // the same pointer: what was verified needs no second look
+		var answer *statusError
+		var after time.Duration
+		if errors.As(err, &answer) {
+			after = answer.after
 		}
-		j.current.Store(&fetchedKeys{found, time.Now()})
+		permit.Failure(after)
+		j.report(err, nil)
+		if wait := j.breaker.Remaining(); wait > 0 {
+			return nil, wait
+		}
+		return nil, earlier(min(j.cfg.RefreshInterval, 2*j.cfg.Cooldown))
 	}
-	// Only ever earlier, so that RefreshInterval holds.
-	return found, again - time.Duration(rand.Int64N(int64(again)/10))
+	if old := j.current.Load(); old != nil && old.keys.equal(found) {
+		found = old.keys // the same pointer: what was verified needs no second look
+	}
+	j.current.Store(&fetchedKeys{found, time.Now()})
+	permit.Success()
+	j.report(nil, errors.Join(bad...))
+	return found, earlier(j.cfg.RefreshInterval)
 }
+
+// earlier is up to a tenth less than d, and never more, so that limits hold.
+func earlier(d time.Duration) time.Duration { return d - rand.N(d/10) }
 
 // report tells the Observer what has changed since the last fetch.
 func (j *JWKS) report(err, bad error) {

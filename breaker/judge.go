@@ -73,7 +73,7 @@ func judgeError(ctx context.Context, err error, took, patience time.Duration) (v
 	}
 	for _, f := range d.Header {
 		if strings.EqualFold(f.Name, "Retry-After") {
-			return failure, retryAfter(f.Value, time.Now())
+			return failure, RetryAfter(f.Value, time.Now())
 		}
 	}
 	return failure, 0

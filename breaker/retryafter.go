@@ -10,9 +10,10 @@ import (
 // from overflowing.
 const maxRetryAfter = 24 * time.Hour
 
-// retryAfter returns how long the field Retry-After (RFC 9110 §10.2.3) asks to
+// RetryAfter returns how long a value of the field Retry-After (RFC 9110 §10.2.3) asks to
 // wait: seconds, or a date. Anything else, and a date that has passed, is 0.
-func retryAfter(value string, now time.Time) time.Duration {
+// More than a day is a day.
+func RetryAfter(value string, now time.Time) time.Duration {
 	value = strings.Trim(value, " \t")
 	if value == "" {
 		return 0
@@ -46,5 +47,5 @@ func retryAfterOf(header map[string][]string) time.Duration {
 	if len(v) != 1 {
 		return 0
 	}
-	return retryAfter(v[0], time.Now())
+	return RetryAfter(v[0], time.Now())
 }

@@ -23,7 +23,7 @@ func TestRetryAfter(t *testing.T) {
 		"Fri, 01 May 9999 12:00:00 GMT":   24 * time.Hour,
 		"Fri, 01 May 2026 12:00:30 +0100": 0,
 	} {
-		assert.Equal(t, want, retryAfter(value, now), value)
+		assert.Equal(t, want, RetryAfter(value, now), value)
 	}
 	assert.Equal(t, time.Second, retryAfterOf(http.Header{"Retry-After": {"1"}}))
 	assert.Zero(t, retryAfterOf(http.Header{"Retry-After": {"1", "2"}}))
@@ -38,7 +38,7 @@ func FuzzRetryAfter(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string, unix int64) {
 		now := time.Unix(unix, 0)
-		d := retryAfter(s, now)
+		d := RetryAfter(s, now)
 		if d < 0 || d > maxRetryAfter {
 			t.Fatalf("%q is %v", s, d)
 		}

@@ -1,0 +1,102 @@
+package auth
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// JWKSConfig configures a [JWKS]. The zero JWKSConfig is invalid: one of URL
+// and File is required.
+type JWKSConfig struct {
+	// URL is where the issuer publishes its keys, with https. Redirects are
+	// not followed: the keys would be somebody else's.
+	URL string
+	// File is read instead of URL. It must be readable and valid from the
+	// start, while an endpoint may still be down.
+	File string
+	// InsecureHTTP allows a URL with http to other hosts than this one.
+	// Whoever is on the way can then put in keys of his own.
+	InsecureHTTP bool
+	// Client makes the requests. Its CheckRedirect is not used. Default: a
+	// client of its own, with the proxies of the environment.
+	Client *http.Client
+	// RefreshInterval is the longest time between two successful fetches, and
+	// so the time after which a withdrawn key is refused. Fetches come up to a
+	// tenth earlier, so that replicas do not march in step. Default: 5 minutes.
+	RefreshInterval time.Duration
+	// FetchTimeout bounds a fetch and every wait for one. Default: 2 seconds.
+	FetchTimeout time.Duration
+	// MaxStale is how long the last good keys are used when no fetch succeeds.
+	// Default: 1 hour. Not shorter than RefreshInterval.
+	MaxStale time.Duration
+	// Cooldown is the shortest time between two fetches, whatever key ids
+	// callers invent. After a failed fetch, the next one follows within two
+	// cool-downs, unless the third failure in a row opened the breaker and the
+	// endpoint asked for more with Retry-After, which is granted up to a minute.
+	// Default: 10 seconds, or RefreshInterval if that is less, which is also its
+	// upper limit.
+	Cooldown time.Duration
+	// MaxBody bounds the document in bytes. Default: 1 MiB.
+	MaxBody int64
+	// Observer hears of fetches that failed or work again, of the breaker, and
+	// of keys that cannot be used. Default: nobody.
+	Observer gatemesh.Observer
+}
+
+func (cfg JWKSConfig) withDefaults() JWKSConfig {
+	if cfg.RefreshInterval == 0 {
+		cfg.RefreshInterval = 5 * time.Minute
+	}
+	if cfg.FetchTimeout == 0 {
+		cfg.FetchTimeout = 2 * time.Second
+	}
+	if cfg.MaxStale == 0 {
+		cfg.MaxStale = time.Hour
+	}
+	if cfg.Cooldown == 0 {
+		cfg.Cooldown = min(10*time.Second, cfg.RefreshInterval)
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 1 << 20
+	}
+	return cfg
+}
+
+// validate returns how to name the source in events, without what may be secret.
+func (cfg *JWKSConfig) validate() (name string, err error) {
+	var f faults
+	switch {
+	case (cfg.URL == "") == (cfg.File == ""):
+		f.add("JWKSConfig needs either URL or File")
+	case cfg.File != "":
+		name = cfg.File
+	default:
+		u, err := url.Parse(cfg.URL)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+			f.add("JWKSConfig.URL is not an absolute https URL")
+		case u.Scheme == "http" && !cfg.InsecureHTTP && !isLoopback(u.Hostname()):
+			f.add("JWKSConfig.URL is not https; InsecureHTTP would allow it")
+		default:
+			name = u.Scheme + "://" + u.Host + u.EscapedPath()
+		}
+	}
+	checkRange(&f, "JWKSConfig.RefreshInterval", cfg.RefreshInterval, time.Second, 24*time.Hour)
+	checkRange(&f, "JWKSConfig.FetchTimeout", cfg.FetchTimeout, time.Millisecond, time.Minute)
+	checkRange(&f, "JWKSConfig.MaxStale", cfg.MaxStale, cfg.RefreshInterval, 30*24*time.Hour)
+	checkRange(&f, "JWKSConfig.Cooldown", cfg.Cooldown, 100*time.Millisecond, cfg.RefreshInterval)
+	if cfg.MaxBody < 1 || cfg.MaxBody > 64<<20 {
+		f.add("JWKSConfig.MaxBody %d is not between 1 and 64 MiB", cfg.MaxBody)
+	}
+	return name, errors.Join(f...)
+}
+
+func isLoopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.IsLoopback()
+}
