@@ -10,6 +10,8 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,13 +23,13 @@ import (
 const (
 	tokenLifetime = 15 * time.Minute
 	audience      = "https://api.example.com"
-	keyID         = "platform-1"
 )
 
 // authService is the identity provider: it issues 15-minute RS256 tokens and
 // publishes its keys. It can be slowed down, black-holed and stopped.
 type authService struct {
-	key    *rsa.PrivateKey
+	mu     sync.Mutex
+	keys   []*rsa.PrivateKey // the last one signs
 	issuer string
 	addr   string
 	server *http.Server
@@ -37,12 +39,33 @@ type authService struct {
 
 // startAuthService listens on a port of its own on loopback.
 func startAuthService(ctx context.Context) (*authService, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
+	s := &authService{issuer: "https://auth.example.com/"}
+	if err := s.rotate(); err != nil {
 		return nil, err
 	}
-	s := &authService{key: key, issuer: "https://auth.example.com/"}
 	return s, s.listen(ctx, "127.0.0.1:0")
+}
+
+// rotate makes a new key, which signs from now on; the old ones stay published.
+func (s *authService) rotate() error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys = append(s.keys, key)
+	return nil
+}
+
+func keyID(i int) string { return "platform-" + strconv.Itoa(i+1) }
+
+// signer returns the key that signs, and its id.
+func (s *authService) signer() (*rsa.PrivateKey, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := len(s.keys) - 1
+	return s.keys[i], keyID(i)
 }
 
 // listen serves on addr, also after stop.
@@ -85,10 +108,16 @@ func (s *authService) delayed(next http.HandlerFunc) http.Handler {
 
 func (s *authService) serveJWKS(w http.ResponseWriter, _ *http.Request) {
 	b64 := base64.RawURLEncoding.EncodeToString
-	writeJSON(w, http.StatusOK, map[string]any{"keys": []map[string]string{{
-		"kty": "RSA", "use": "sig", "alg": "RS256", "kid": keyID,
-		"n": b64(s.key.N.Bytes()), "e": b64(big.NewInt(int64(s.key.E)).Bytes()),
-	}}})
+	var set []map[string]string
+	s.mu.Lock()
+	for i, key := range s.keys {
+		set = append(set, map[string]string{
+			"kty": "RSA", "use": "sig", "alg": "RS256", "kid": keyID(i),
+			"n": b64(key.N.Bytes()), "e": b64(big.NewInt(int64(key.E)).Bytes()),
+		})
+	}
+	s.mu.Unlock()
+	writeJSON(w, http.StatusOK, map[string]any{"keys": set})
 }
 
 func (s *authService) serveToken(w http.ResponseWriter, r *http.Request) {
@@ -125,8 +154,9 @@ func (s *authService) serveDelay(w http.ResponseWriter, r *http.Request) {
 // value leaves the claim out.
 func (s *authService) token(sub string, with jwt.MapClaims) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodRS256, s.claims(sub, with))
-	t.Header["kid"] = keyID
-	return t.SignedString(s.key)
+	key, id := s.signer()
+	t.Header["kid"] = id
+	return t.SignedString(key)
 }
 
 func (s *authService) claims(sub string, with jwt.MapClaims) jwt.MapClaims {
