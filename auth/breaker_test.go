@@ -30,7 +30,7 @@ func TestBR02_IssuerAway(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		outage  func(*http.Request) (*http.Response, error)
-		recover time.Duration // breaker delay + 1 s
+		recover time.Duration // two cool-downs, or what Retry-After got, + 1 s; a fetch that hangs takes 2 s more
 		atLeast time.Duration // between probes
 	}{
 		"killed":                 {refused, 21 * time.Second, 10 * time.Second},
