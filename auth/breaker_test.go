@@ -30,14 +30,15 @@ func TestBR02_IssuerAway(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		outage  func(*http.Request) (*http.Response, error)
-		recover time.Duration // breaker delay + 1 s
+		recover time.Duration // two cool-downs, or what Retry-After got, + 1 s; a fetch that hangs takes 2 s more
+		atLeast time.Duration // between probes
 	}{
-		"killed":                 {refused, 21 * time.Second},
-		"black hole":             {blackHole, 21 * time.Second},
-		"Retry-After: 999999999": {retryLater("999999999"), 61 * time.Second},
-		"Retry-After: 40":        {retryLater("40"), 49 * time.Second},
-		"Retry-After: -1":        {retryLater("-1"), 21 * time.Second},
-		"Retry-After: x":         {retryLater("x"), 21 * time.Second},
+		"killed":                 {refused, 21 * time.Second, 10 * time.Second},
+		"black hole":             {blackHole, 23 * time.Second, 10 * time.Second},
+		"Retry-After: 999999999": {retryLater("999999999"), 61 * time.Second, 48 * time.Second},
+		"Retry-After: 40":        {retryLater("40"), 49 * time.Second, 40 * time.Second},
+		"Retry-After: -1":        {retryLater("-1"), 21 * time.Second, 10 * time.Second},
+		"Retry-After: x":         {retryLater("x"), 21 * time.Second, 10 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -94,7 +95,7 @@ func TestBR02_IssuerAway(t *testing.T) {
 				times := e.fetches()
 				for i := before + maxFailures; i < len(times); i++ {
 					gap := times[i].Sub(times[i-1])
-					assert.GreaterOrEqual(t, gap, 10*time.Second)
+					assert.GreaterOrEqual(t, gap, test.atLeast)
 					assert.LessOrEqual(t, gap, test.recover+time.Second)
 				}
 				assert.EqualValues(t, 1, most.Load(), "one at a time")
@@ -132,6 +133,44 @@ func TestBR03_Issuers(t *testing.T) {
 		assert.Equal(t, breaker.Closed, jb.breaker.State())
 		up.serve(jwksOf(jwkOf("next", edPublic(otherEd()), nil)))
 		assert.Equal(t, "ok", tokenReason(t, a, kidToken(t, "next")), "it is fetched at once")
+	})
+}
+
+// Who asked just before the breaker opened cannot begin a fetch either.
+func TestBR02_AskedJustBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, w := &endpoint{}, &watcher{}
+		e.set(retryLater("40"))
+		j := newJWKS(t, e, func(c *JWKSConfig) { c.Observer = w })
+		for j.breaker.State() == breaker.Closed {
+			time.Sleep(time.Second)
+		}
+		n := len(e.fetches())
+		time.Sleep(38 * time.Second)
+		_, wake := j.plan.ask(time.Now(), "x")
+		require.True(t, wake)
+		j.poke()
+		synctest.Wait()
+		assert.Len(t, e.fetches(), n)
+		time.Sleep(j.breaker.Remaining() + time.Millisecond)
+		assert.Len(t, e.fetches(), n+1, "nor does it put off the one that is due")
+	})
+}
+
+// The fetch that Close interrupts is no failure.
+func TestBR01_Close(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, w := &endpoint{}, &watcher{}
+		e.set(blackHole)
+		j := newJWKS(t, e, func(c *JWKSConfig) { c.Observer = w })
+		for len(e.fetches()) < maxFailures {
+			time.Sleep(time.Second)
+		}
+		require.NoError(t, j.Close())
+		assert.Equal(t, breaker.Closed, j.breaker.State())
+		assert.Len(t, w.all(), maxFailures-1)
 	})
 }
 

@@ -35,10 +35,9 @@
 // never past [JWKSConfig.FetchTimeout]. The third fetch in a row that fails
 // opens a breaker of the key set's own: from then on, such tokens are refused
 // at once and begin no fetch. The background goes on to probe, one fetch at a
-// time, every two cool-downs or every minute, whichever is less, but never
-// within a cool-down. A 503 with Retry-After is heeded up to a minute. The
-// first fetch that succeeds ends all that. Known keys and remembered tokens
-// notice nothing.
+// time, within two cool-downs each; an answer with Retry-After is heeded up to
+// a minute. The first fetch that succeeds ends all that. Known keys and
+// remembered tokens notice nothing.
 //
 // # What is remembered
 //

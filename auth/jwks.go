@@ -30,7 +30,7 @@ type JWKS struct {
 
 	current atomic.Pointer[fetchedKeys]
 	plan    plan             // says when to fetch
-	breaker *breaker.Breaker // says for how long not to, and whether callers may wait for a fetch
+	breaker *breaker.Breaker // may say "not yet", and that callers should not wait for a fetch
 	wake    chan struct{}
 
 	ctx     context.Context
@@ -66,7 +66,7 @@ func NewJWKS(cfg JWKSConfig) (*JWKS, error) {
 	j.plan = plan{cooldown: cfg.Cooldown, missing: map[string]time.Time{}}
 	if j.breaker, err = breaker.New(breaker.Config{
 		Name: "key set " + name, Observer: cfg.Observer,
-		Policy: breaker.Policy{Failures: maxFailures, Delay: min(2*cfg.Cooldown, time.Minute)},
+		Policy: breaker.Policy{Failures: maxFailures, Delay: min(cfg.Cooldown, time.Minute)}, // a Retry-After may be longer
 	}); err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (j *JWKS) run() {
 		case <-timer.C:
 		case <-j.wake:
 		}
-		// Who asked just before the breaker opened cannot begin a fetch either.
+		// After a Retry-After, the breaker lets nobody through when the plan would.
 		if j.breaker.Remaining() == 0 && j.plan.begin(time.Now()) {
 			found, again := j.fetch()
 			j.plan.end(time.Now(), found, again)
@@ -184,9 +184,6 @@ func (j *JWKS) fetch() (found *Keys, again time.Duration) {
 		}
 		permit.Failure(after)
 		j.report(err, nil)
-		if wait := j.breaker.Remaining(); wait > 0 {
-			return nil, wait
-		}
 		return nil, earlier(min(j.cfg.RefreshInterval, 2*j.cfg.Cooldown))
 	}
 	if old := j.current.Load(); old != nil && old.keys.equal(found) {

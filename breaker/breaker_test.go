@@ -123,6 +123,12 @@ func TestBR01_Neutral(t *testing.T) {
 			require.Error(t, b.Do(t.Context(), func(context.Context) error { return bad }))
 		}
 		assert.Equal(t, Closed, b.State(), "an answer is an answer")
+		for range 10 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Hour, cancel)
+			require.Error(t, b.Do(ctx, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
+		}
+		assert.Equal(t, Closed, b.State(), "however long the caller was there")
 		for range 5 {
 			patient, cancel := context.WithTimeout(t.Context(), time.Second)
 			require.Error(t, b.Do(patient, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))

@@ -89,7 +89,7 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 func TestGateFailures(t *testing.T) {
 	t.Parallel()
 	truncated := func(r *http.Request) (*http.Response, error) {
-		resp, _ := status(200)(r)
+		resp, _ := status(404)(r)
 		resp.Body = io.NopCloser(io.MultiReader(strings.NewReader("half"), readerFunc(func([]byte) (int, error) { return 0, io.ErrUnexpectedEOF })))
 		return resp, nil
 	}

@@ -298,6 +298,29 @@ func TestBudget(t *testing.T) {
 	assert.Equal(t, budgetCap, spend())
 }
 
+// What cannot be retried anyway costs the budget nothing.
+func TestRetryGoneCallers(t *testing.T) {
+	t.Parallel()
+	r := newRetry(t)
+	c, err := gatemesh.NewCall(gatemesh.CallInfo{Host: "a"})
+	require.NoError(t, err)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	lost := gatemesh.Attempt{Err: errDown, Replayable: true}
+	canceled, expired, fixed := lost, lost, lost
+	canceled.Canceled, expired.Expired, fixed.Replayable = true, true, false
+	for range 100 {
+		for _, a := range []gatemesh.Attempt{canceled, expired, fixed} {
+			_, again := r.Retry(t.Context(), c, a)
+			require.False(t, again)
+		}
+		_, again := r.Retry(gone, c, lost)
+		require.False(t, again)
+	}
+	_, again := r.Retry(t.Context(), c, lost)
+	assert.True(t, again)
+}
+
 // BR-03 for retries: the storm of one destination leaves another its budget.
 func TestBR03_Budgets(t *testing.T) {
 	t.Parallel()
@@ -348,4 +371,45 @@ func TestRetryConnections(t *testing.T) {
 	}
 	assert.EqualValues(t, 30, requests.Load())
 	assert.EqualValues(t, 1, conns.Load())
+}
+
+type closeCounter struct {
+	io.Reader
+	closed atomic.Int32
+}
+
+func (c *closeCounter) Close() error { c.closed.Add(1); return nil }
+
+// The contract of http.RoundTripper: requests stay as they were, bodies are
+// closed, also those of calls that an open breaker refuses.
+func TestLC02_Request(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, u := newGate(t, func(c *GateConfig) { c.Failures = 3 }), newUpstream(status(503))
+		rt := outbound(t, stack(t, g)...).Transport(u)
+		for _, attempts := range []int64{3, 0} { // closed, then open
+			before := u.attempts.Load()
+			body := &closeCounter{Reader: strings.NewReader("x")}
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/b?c=d", body)
+			require.NoError(t, err)
+			var again []*closeCounter
+			r.GetBody = func() (io.ReadCloser, error) {
+				again = append(again, &closeCounter{Reader: strings.NewReader("x")})
+				return again[len(again)-1], nil
+			}
+			r.Header = http.Header{"X-A": {"b"}}
+			header, u2, ctx := r.Header.Clone(), *r.URL, r.Context()
+			_, _ = send(t, rt, r)
+			assert.Equal(t, attempts, u.attempts.Load()-before)
+			assert.Equal(t, header, r.Header)
+			assert.Equal(t, u2, *r.URL)
+			assert.Equal(t, ctx, r.Context())
+			assert.Same(t, body, r.Body)
+			assert.EqualValues(t, 1, body.closed.Load())
+			for _, b := range again {
+				assert.EqualValues(t, 1, b.closed.Load())
+			}
+		}
+		assert.Equal(t, u.opened.Load(), u.closed.Load())
+	})
 }
