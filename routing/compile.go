@@ -29,7 +29,7 @@ func compile(r *Router, cfg Config) (*table, error) {
 		hosts: map[string]*paths{}, wild: map[string]*paths{},
 	}
 	var f faults
-	members := f.upstreams(cfg.Upstreams)
+	members := f.upstreams(cfg.Upstreams, r.transport)
 	f.subsets(cfg.Subsets)
 	t.places = newPlaces(members, cfg.Subsets)
 
@@ -65,7 +65,7 @@ func compile(r *Router, cfg Config) (*table, error) {
 	return t, nil
 }
 
-func (f *faults) upstreams(in []Upstream) []member {
+func (f *faults) upstreams(in []Upstream, own *ownTransport) []member {
 	members := make([]member, 0, len(in))
 	for i := range in {
 		u, field := &in[i], fmt.Sprintf("Config.Upstreams[%d]", i)
@@ -73,6 +73,15 @@ func (f *faults) upstreams(in []Upstream) []member {
 			f.add(gatemesh.Position{}, "%s.Service is required", field)
 		}
 		compiled := &upstream{transport: u.Transport}
+		if u.Balance != nil {
+			base := u.Transport
+			if base == nil {
+				base = roundTripper(own.shared)
+			}
+			if compiled.transport = u.Balance(base); compiled.transport == nil {
+				f.add(gatemesh.Position{}, "%s.Balance returned no transport", field)
+			}
+		}
 		var err error
 		if compiled.scheme, compiled.host, err = splitURL(u.URL); err != nil {
 			f.add(gatemesh.Position{}, "%s.URL %w", field, err)

@@ -127,4 +127,9 @@ type Upstream struct {
 	// TLS, unencrypted HTTP/2 for gRPC, no proxy of the environment, no
 	// compression of its own, and no limit on how long an answer may take.
 	Transport http.RoundTripper
+	// Balance puts a choice of endpoints in front of Transport, or of the shared
+	// one, such as the Transport method of a pool of package routing/pool. What
+	// it returns sends the call to an address of its choosing; the host of URL
+	// is then no more than a name. Default: the address is that of URL.
+	Balance func(http.RoundTripper) http.RoundTripper
 }

@@ -46,11 +46,15 @@ func (t *ownTransport) close() {
 
 // RoundTrip implements http.RoundTripper behind the outbound gates.
 func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	d := dispatchFrom(req.Context())
-	switch {
-	case d.upstream.transport != nil:
-		return d.upstream.transport.RoundTrip(req)
-	case d.call.Protocol() == gatemesh.GRPC && d.upstream.scheme == "http":
+	if own := dispatchFrom(req.Context()).upstream.transport; own != nil {
+		return own.RoundTrip(req)
+	}
+	return t.shared(req)
+}
+
+// shared carries the requests of upstreams without a transport of their own.
+func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
+	if dispatchFrom(req.Context()).call.Protocol() == gatemesh.GRPC && req.URL.Scheme == "http" {
 		return t.h2c.RoundTrip(req)
 	}
 	return t.http.RoundTrip(req)

@@ -148,7 +148,7 @@ func parseUpstream(s string) (u routing.Upstream, err error) {
 type built struct {
 	edge   edge.Config
 	tls    *tls.Config
-	minter *identity.Minter
+	minter *identity.Minter // or nil
 	closes []func() error
 }
 
@@ -169,7 +169,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.buildManifests(b), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer))
+	err = errors.Join(o.buildManifests(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer))
 	noAuth := o.jwks == "" && o.apiKeys == ""
 	if noAuth && o.rate.Limit != (ratelimit.Limit{}) {
 		err = errors.Join(err, errors.New("-rate counts consumers, which takes -jwks or -api-keys; to limit addresses use -client-rate"))
@@ -218,7 +218,7 @@ func loopback(name string) bool {
 	return name == "localhost" || err == nil && addr.IsLoopback()
 }
 
-func (o *options) buildManifests(b *built) (err error) {
+func (o *options) buildManifests(b *built, observer gatemesh.Observer) (err error) {
 	if o.manifests == "" {
 		if !slices.ContainsFunc(o.upstreams, func(u routing.Upstream) bool { return u.Service == "default" }) {
 			return errors.New("nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy")
@@ -240,24 +240,13 @@ func (o *options) buildManifests(b *built) (err error) {
 			if !slices.ContainsFunc(b.edge.Upstreams, func(u routing.Upstream) bool {
 				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && (u.Port == 0 || u.Port == d.Port)
 			}) {
-				b.edge.Upstreams = append(b.edge.Upstreams, o.byDNS(d))
+				u, e := o.byDNS(b, d, observer)
+				err = errors.Join(err, e)
+				b.edge.Upstreams = append(b.edge.Upstreams, u)
 			}
 		}
 	}
 	return err
-}
-
-// byDNS is where Kubernetes answers for a service: over TLS if we are a member
-// of the mesh.
-func (o *options) byDNS(d gatemesh.Destination) routing.Upstream {
-	scheme := "http"
-	if o.meshCert != "" {
-		scheme = "https"
-	}
-	return routing.Upstream{
-		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
-		URL: fmt.Sprintf("%s://%s.%s.svc.cluster.local:%d", scheme, d.Service, d.Namespace, d.Port),
-	}
 }
 
 func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
@@ -385,9 +374,6 @@ func (o *options) buildMinter(b *built, observer gatemesh.Observer) error {
 		Issuer: b.edge.Workload.SPIFFEID(), Audience: []string{o.trustDomain},
 		Key: identity.SigningKey{Private: key}, Observer: observer,
 	})
-	if err == nil {
-		b.edge.Outbound = append(b.edge.Outbound, b.minter.Layer())
-	}
 	return err
 }
 

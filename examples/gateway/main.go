@@ -20,6 +20,7 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/examples/gateway/edge"
 	"github.com/gatemesh-go/gatemesh/serve"
+	"github.com/gatemesh-go/gatemesh/trace"
 )
 
 func main() {
@@ -49,7 +50,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 }
 
 func (o *options) serve(ctx context.Context, w io.Writer) error {
-	base := slog.NewJSONHandler(w, nil)
+	base := trace.LogHandler(slog.NewJSONHandler(w, nil))
 	log := slog.New(gatemesh.LogHandler(base))
 	// The observer's lines carry the request id themselves.
 	b, err := o.build(gatemesh.SlogObserver(slog.New(base)))

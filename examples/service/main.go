@@ -24,6 +24,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/serve"
+	"github.com/gatemesh-go/gatemesh/trace"
 )
 
 func main() {
@@ -136,7 +137,8 @@ func (o *options) load(observer gatemesh.Observer) (t trust, err error) {
 	return trust{source: files, keys: keys, issuer: o.identityIssuer, policies: set.Policies(), close: files.Close}, nil
 }
 
-// chain is the layers in front of the application: who calls, for whom, may they.
+// chain is the layers in front of the application: who calls, for whom, may
+// they. Spans appear as soon as the program sets an OpenTelemetry provider.
 func chain(self gatemesh.Workload, t trust, edge func(*gatemesh.Peer) bool, observer gatemesh.Observer) (*gatemesh.Chain, *mtls.TLS, error) {
 	members, err := mtls.MemberOf(self.TrustDomain)
 	if err != nil {
@@ -156,13 +158,17 @@ func chain(self gatemesh.Workload, t trust, edge func(*gatemesh.Peer) bool, obse
 	if err != nil {
 		return nil, nil, err
 	}
+	spans, err := trace.New(trace.Config{Observer: observer})
+	if err != nil {
+		return nil, nil, err
+	}
 	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{
 		Peer: peers.Peer, TrustPeer: edge, TrustRequestID: gatemesh.AnyPeer, Observer: observer,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := gatemesh.NewChain(entry, peers.Layer(), users.Layer(), rules.Layer())
+	c, err := gatemesh.NewChain(entry, spans.Layer(), peers.Layer(), users.Layer(), rules.Layer())
 	return c, peers, err
 }
 
@@ -172,7 +178,7 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 	if err != nil {
 		return err
 	}
-	base := slog.NewJSONHandler(w, nil)
+	base := trace.LogHandler(slog.NewJSONHandler(w, nil))
 	observer := gatemesh.SlogObserver(slog.New(base))
 	log := slog.New(gatemesh.LogHandler(base))
 	self := o.self()
