@@ -15,13 +15,16 @@
 // [Denial] for no. Then [Layer] and [Chain], which put gates in an order and
 // refuse a wrong one. [Entry] says what is canonical, who is trusted, and what
 // is taken off a request before anything reads it. [Outbound] is the same for
-// calls that a service makes. The rest ([Observer], [Workload],
-// [ResponseWriter]) serves these.
+// calls that a service makes, with a [Retrier] among its layers if they may be
+// tried again. [Live] and [Apply] are how configurations change while calls are
+// in progress. The rest ([Observer], [Workload], [ResponseWriter]) serves these.
 //
 // The concerns live in packages that import this one and nothing of one
 // another: auth (who calls from outside), auth/identity (the signed internal
 // identity), auth/policy (what is allowed), mtls (who calls from inside),
-// ratelimit (how much), routing (where to), canary (which version). manifest
+// ratelimit (how much), routing (where to) with routing/pool (at which
+// endpoint), canary (which version), breaker (is the dependency healthy), trace
+// (what happened). manifest
 // reads Gateway API and Istio YAML into their configurations, and grpcmesh
 // puts every Chain and Outbound around gRPC.
 //

@@ -49,6 +49,7 @@ func TestActs(t *testing.T) {
 	})
 	for _, a := range acts {
 		t.Run("without "+a.guard, func(t *testing.T) {
+			t.Parallel()
 			r, err := startTest(t, a.id).play(t.Context(), a.id, io.Discard)
 			require.NoError(t, err)
 			assert.Positive(t, r.failed(a.id), "act %s proves nothing", a.id)
