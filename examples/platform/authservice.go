@@ -184,7 +184,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 // asking stands in for auth when act g is broken: it believes in nothing but
 // the auth service itself, and asks it for every request.
 func (s *authService) asking() gatemesh.Gate {
-	client := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Second / 4, Transport: &http.Transport{DisableKeepAlives: true}}
 	return gatemesh.GateFunc(func(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.addr+"/jwks.json", http.NoBody)
 		if err != nil {
