@@ -172,7 +172,7 @@ func (x *Exchange) Answered(a Attempt) {
 		if !p.call.outbound {
 			return
 		}
-		if p.call.pin == &p.pin {
+		if x.out.of == nil && p.call.pin == &p.pin { // an attempt's answer may be given up
 			p.Begun()
 		}
 	}

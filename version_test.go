@@ -128,6 +128,25 @@ func TestLive_Outbound(t *testing.T) {
 	require.NoError(t, resp.Body.Close())
 }
 
+// What an attempt was answered is not the answer yet.
+func TestLive_Retried(t *testing.T) {
+	t.Parallel()
+	var a component
+	require.NoError(t, gatemesh.Apply(a.to(1)))
+	var saw []int
+	s := &script{steps: []any{503, 200}}
+	rt := outbound(nil, retrying(&upTo{n: 2}), a.layer("a", func(n int) {
+		saw = append(saw, n)
+		assert.NoError(t, gatemesh.Apply(a.to(n+1)))
+	})).Transport(s)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://callee/", http.NoBody)
+	require.NoError(t, err)
+	resp, err := rt.RoundTrip(req)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, []int{1, 1}, saw)
+}
+
 func TestApply_AllOrNothing(t *testing.T) {
 	t.Parallel()
 	var a, b component
