@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -34,6 +35,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 	"github.com/gatemesh-go/gatemesh/ratelimit"
 	"github.com/gatemesh-go/gatemesh/routing"
+	"github.com/gatemesh-go/gatemesh/trace"
 )
 
 const (
@@ -209,6 +211,11 @@ func contracts(t *testing.T) []contract {
 		{name: "canary: split", layer: canaryLayer(), info: known, want: gatemesh.OK},
 		{name: "canary: no rule matches", layer: canaryLayer(chosen), info: known, want: gatemesh.NotFound},
 		{name: "peer: none", layer: func(t *testing.T) gatemesh.Layer { return workload(t, newCA(t), "s").Layer() }, want: gatemesh.Unauthenticated},
+		{name: "trace: a span", layer: func(t *testing.T) gatemesh.Layer {
+			tracer, err := trace.New(trace.Config{TracerProvider: sdktrace.NewTracerProvider()})
+			require.NoError(t, err)
+			return tracer.Layer()
+		}, header: map[string]string{"Traceparent": "00-00000000000000000000000000000000-0000000000000000-zz"}, want: gatemesh.OK},
 		{name: "no Denial", layer: func(*testing.T) gatemesh.Layer {
 			return gatemesh.Layer{Name: "broken", Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
 				return gatemesh.Admission{}, errors.New("a detail for the log")
