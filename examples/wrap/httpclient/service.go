@@ -3,28 +3,36 @@
 package httpclient
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
 	"time"
 )
 
-// settings are what the service has for its one client. It calls other services
-// of the mesh with it as well as third parties.
+// settings are what the service has for its one client, with which it calls
+// other services as well as third parties.
 type settings struct {
-	dial func(addr string) string // a test's way to have names
-	jar  http.CookieJar
+	timeout time.Duration
+	jar     http.CookieJar
+	roots   *x509.CertPool
+	hosts   map[string]string // addresses by name and port, in place of the DNS
 }
 
 // transport is the Transport as it was written.
 func (s settings) transport() *http.Transport {
 	d := &net.Dialer{Timeout: 2 * time.Second}
-	t := &http.Transport{MaxIdleConnsPerHost: 20, IdleConnTimeout: time.Minute}
-	t.DialContext = dialer(d, s.dial)
-	return t
+	return &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: s.roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+		MaxIdleConnsPerHost: 20, IdleConnTimeout: time.Minute,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return d.DialContext(ctx, network, s.hosts[addr])
+		},
+	}
 }
 
-// errTooFar is what the service says to more than five redirects.
 var errTooFar = errors.New("stopped after five redirects")
 
 func checkRedirect(_ *http.Request, via []*http.Request) error {
