@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -121,35 +120,6 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// inbound runs f as the handler of a request that the user ada makes.
-func (w *world) inbound(t *testing.T, f func(ctx context.Context)) (requestID string) {
-	t.Helper()
-	member, err := w.Join("orders-service")
-	require.NoError(t, err)
-	chain, err := member.Chain(meshtest.ServiceConfig{DisablePolicy: true})
-	require.NoError(t, err)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	srv := &http.Server{
-		Handler:   chain.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { f(r.Context()) })),
-		TLSConfig: member.TLS().ServerConfig(), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
-	}
-	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(l, "", "") }()
-	frontend := &http.Transport{TLSClientConfig: w.ClientTLS(t, "shop-frontend")}
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+l.Addr().String(), http.NoBody)
-	require.NoError(t, err)
-	r.Header.Set(gatemesh.IdentityHeader, w.Identity(t, "ada"))
-	resp, err := frontend.RoundTrip(r)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	assert.Equal(t, http.StatusOK, resp.StatusCode)
-	frontend.CloseIdleConnections()
-	require.NoError(t, srv.Close())
-	assert.ErrorIs(t, <-served, http.ErrServerClosed)
-	return resp.Header.Get(gatemesh.RequestIDHeader)
-}
-
 // get makes a request, with fields that only the mesh may carry, and returns
 // status and body.
 func get(ctx context.Context, t *testing.T, client *http.Client, method, url string) (string, error) {
@@ -171,7 +141,7 @@ func get(ctx context.Context, t *testing.T, client *http.Client, method, url str
 // request goes.
 func TestSame(t *testing.T) {
 	w := newWorld(t)
-	w.inbound(t, func(ctx context.Context) {
+	w.Inbound(t, func(ctx context.Context) {
 		for _, host := range []string{"payment-service", "third.example"} {
 			for name, client := range map[string]*http.Client{"before": w.before, "after": w.after} {
 				who := ""
@@ -205,14 +175,14 @@ func TestSame(t *testing.T) {
 // TestMesh: request id, user, retry and breaker.
 func TestMesh(t *testing.T) {
 	w := newWorld(t)
-	id := w.inbound(t, func(ctx context.Context) {
+	id := w.Inbound(t, func(ctx context.Context) {
 		got, err := get(ctx, t, w.after, "GET", "https://payment-service/flaky")
 		assert.NoError(t, err)
 		assert.Equal(t, "200 orders-service for ada: GET /flaky", got)
 		assert.Equal(t, 2, w.payment.count("/flaky"), "once more")
 	})
 	assert.Equal(t, []string{id}, w.payment.received(gatemesh.RequestIDHeader))
-	w.inbound(t, func(ctx context.Context) {
+	w.Inbound(t, func(ctx context.Context) {
 		for range 5 {
 			got, err := get(ctx, t, w.after, "POST", "https://payment-service/down")
 			assert.NoError(t, err)
@@ -231,7 +201,7 @@ func TestMesh(t *testing.T) {
 // us to them, and cannot send us where they like.
 func TestThirdParty(t *testing.T) {
 	w := newWorld(t)
-	w.inbound(t, func(ctx context.Context) {
+	w.Inbound(t, func(ctx context.Context) {
 		for _, url := range []string{"https://third.example/ok", "https://payment-service/to?https://third.example/ok"} {
 			got, err := get(ctx, t, w.after, "GET", url)
 			assert.NoError(t, err)

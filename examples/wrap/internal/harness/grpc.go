@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"net"
 	"strconv"
 	"testing"
 	"time"
@@ -21,6 +22,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/grpcmesh"
+	"github.com/gatemesh-go/gatemesh/meshtest"
 	"github.com/gatemesh-go/gatemesh/mtls"
 )
 
@@ -165,3 +168,29 @@ func Plain() grpc.DialOption { return grpc.WithTransportCredentials(insecure.New
 
 // Payload is a message body.
 func Payload(body string) *grpc_testing.Payload { return &grpc_testing.Payload{Body: []byte(body)} }
+
+// ServeGRPC serves an API as the workload, behind mutual TLS and the
+// verification of identities, and returns its address.
+func (f *Folder) ServeGRPC(t *testing.T, workload string) string {
+	t.Helper()
+	member, err := f.Join(workload)
+	require.NoError(t, err)
+	chain, err := member.Chain(meshtest.ServiceConfig{DisablePolicy: true})
+	require.NoError(t, err)
+	server, err := grpcmesh.NewServer(chain)
+	require.NoError(t, err)
+	return Serve(t, func(ctx context.Context, l net.Listener) error {
+		srv := grpc.NewServer(append(server.Options(), grpc.Creds(grpcmesh.ServerCredentials(member.TLS())))...)
+		(&API{}).Register(srv)
+		defer context.AfterFunc(ctx, srv.GracefulStop)()
+		return srv.Serve(l)
+	})
+}
+
+// PlainGRPC serves an API in plain text to everybody.
+func PlainGRPC(ctx context.Context, l net.Listener) error {
+	srv := grpc.NewServer()
+	(&API{}).Register(srv)
+	defer context.AfterFunc(ctx, srv.GracefulStop)()
+	return srv.Serve(l)
+}

@@ -7,14 +7,15 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -122,6 +123,35 @@ func ServerTLS(t *testing.T) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 }
 
+// Inbound runs handle as the handler of a request that the user ada makes.
+func (f *Folder) Inbound(t *testing.T, handle func(ctx context.Context)) (requestID string) {
+	t.Helper()
+	member, err := f.Join("orders-service")
+	require.NoError(t, err)
+	chain, err := member.Chain(meshtest.ServiceConfig{DisablePolicy: true})
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	srv := &http.Server{
+		Handler:   chain.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { handle(r.Context()) })),
+		TLSConfig: member.TLS().ServerConfig(), ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.ServeTLS(l, "", "") }()
+	frontend := &http.Transport{TLSClientConfig: f.ClientTLS(t, "shop-frontend")}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+l.Addr().String(), http.NoBody)
+	require.NoError(t, err)
+	r.Header.Set(gatemesh.IdentityHeader, f.Identity(t, "ada"))
+	resp, err := frontend.RoundTrip(r)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, http.StatusOK, resp.StatusCode)
+	frontend.CloseIdleConnections()
+	require.NoError(t, srv.Close())
+	assert.ErrorIs(t, <-served, http.ErrServerClosed)
+	return resp.Header.Get(gatemesh.RequestIDHeader)
+}
+
 // Answer is what a client sees of a response.
 type Answer struct {
 	Status  int
@@ -165,9 +195,4 @@ func Do(t *testing.T, method, url string, fields ...string) Answer {
 	text, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	return Answer{resp.StatusCode, resp.Header, string(text), resp.Trailer}
-}
-
-// PEM encodes a certificate.
-func PEM(c *x509.Certificate) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 }
