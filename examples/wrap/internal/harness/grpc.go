@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"strconv"
 	"testing"
 	"time"
 
@@ -62,7 +61,7 @@ func (a *API) UnaryCall(ctx context.Context, r *grpc_testing.SimpleRequest) (*gr
 		}
 	}
 	if d, ok := ctx.Deadline(); ok {
-		resp.OauthScope = strconv.FormatInt(int64(time.Until(d).Round(time.Second)), 10)
+		resp.OauthScope = time.Until(d).Round(time.Minute).String()
 	}
 	return resp, nil
 }
