@@ -173,4 +173,30 @@ func TestMisplaced(t *testing.T) {
 	a = harness.Do(t, "GET", url+"/articles/1", "Accept-Encoding", "gzip")
 	assert.Equal(t, http.StatusUnauthorized, a.Status)
 	assert.Contains(t, a.Body, "requestId")
+
+	// Recoverer around Entry has nothing to do: Entry has answered the panic.
+	url, _ = start(t, func(s *service) http.Handler {
+		r := chi.NewRouter()
+		r.Use(middleware.Recoverer, entry.Handler)
+		r.Get("/broken", s.broken)
+		return r
+	})
+	a = harness.Do(t, "GET", url+"/broken")
+	assert.Equal(t, http.StatusInternalServerError, a.Status)
+	assert.Equal(t, "application/problem+json", a.Header.Get("Content-Type"))
+}
+
+// TestRealIP: behind Entry, chi's RealIP believes nobody whom Entry does not.
+func TestRealIP(t *testing.T) {
+	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })
+	for name, h := range map[string]http.Handler{
+		"203.0.113.9": middleware.RealIP(echo),                //nolint:staticcheck // deprecated, and in use
+		"127.0.0.1":   entry.Handler(middleware.RealIP(echo)), //nolint:staticcheck // the same
+	} {
+		url, _ := start(t, func(*service) http.Handler { return h })
+		for _, field := range []string{"X-Forwarded-For", "X-Real-Ip", "True-Client-Ip"} {
+			assert.Contains(t, harness.Do(t, "GET", url, field, "203.0.113.9").Body, name)
+		}
+	}
 }

@@ -115,3 +115,35 @@ func TestAdded(t *testing.T) {
 	assert.True(t, strings.HasPrefix(a.Header.Get("Content-Type"), "application/problem+json"))
 	assert.Equal(t, 200, harness.Do(t, "GET", url+"/items/1", "X-Api-Key", f.OtherKey).Status, "another consumer")
 }
+
+// TestDiffers: what is not as before, as the README says.
+func TestDiffers(t *testing.T) {
+	f := harness.Enter(t)
+	before, after := "http://"+harness.Serve(t, Before), "http://"+harness.Serve(t, After)
+	for _, path := range []string{"/items//1", "/nothing/../items/1"} { // the mux redirects
+		was, is := harness.Do(t, "GET", before+path), harness.Do(t, "GET", after+path, "X-Api-Key", f.Key)
+		assert.Equal(t, 3, was.Status/100)
+		assert.Equal(t, http.StatusBadRequest, is.Status)
+	}
+	was, is := harness.Do(t, "GET", before+"/items/a%2Fb"), harness.Do(t, "GET", after+"/items/a%2Fb", "X-Api-Key", f.Key)
+	assert.Contains(t, was.Body, "item a/b")
+	assert.Equal(t, http.StatusBadRequest, is.Status)
+	assert.Equal(t, []string{"", "seen"}, []string{trailer(t, after, f.Key), trailer(t, before, f.Key)})
+}
+
+// trailer sends a request with a trailer, and returns what the handler got.
+func trailer(t *testing.T, url, key string) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/trailer", io.NopCloser(strings.NewReader("body")))
+	require.NoError(t, err)
+	r.Header.Set("X-Api-Key", key)
+	r.Trailer = http.Header{"X-Sum": {"seen"}}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(r)
+	require.NoError(t, err)
+	got, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	return string(got)
+}

@@ -41,6 +41,10 @@ func routes() *http.ServeMux {
 		fmt.Fprint(w, "a,b\n1,2\n")
 		w.Header().Set("X-Rows", "1")
 	})
+	mux.HandleFunc("POST /trailer", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, r.Trailer.Get("X-Sum"))
+	})
 	mux.Handle("GET /socket", websocket.Handler(func(c *websocket.Conn) { _, _ = io.Copy(c, c) }))
 	mux.Handle("GET /old/", http.RedirectHandler("/items/1", http.StatusMovedPermanently))
 	return mux
