@@ -127,6 +127,7 @@ func TestAdded(t *testing.T) {
 			assert.Equal(t, tt.want, status.Code(err), "%v", err)
 			stream, err := grpc_testing.NewTestServiceClient(conn).FullDuplexCall(tt.ctx)
 			if err == nil { // else the connection cannot be made
+				_ = stream.CloseSend()
 				_, err = stream.Recv()
 			}
 			assert.Equal(t, tt.want, status.Code(err), "%v", err)

@@ -2,10 +2,12 @@ package mux
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -52,7 +54,9 @@ func TestSame(t *testing.T) {
 // firstLine returns the first line of a response that goes on.
 func firstLine(t *testing.T, url, key string) string {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // it comes at once, or never
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	require.NoError(t, err)
 	r.Header.Set("X-Api-Key", key)
 	transport := &http.Transport{}

@@ -136,6 +136,7 @@ func TestRefusals(t *testing.T) {
 	assert.NotEmpty(t, status.Convert(err).Message())
 	s, err := api.FullDuplexCall(t.Context())
 	require.NoError(t, err)
+	require.NoError(t, s.CloseSend())
 	_, err = s.Recv()
 	assert.Equal(t, codes.Unauthenticated, status.Code(err))
 

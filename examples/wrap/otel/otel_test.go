@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -49,9 +50,15 @@ func provide(t *testing.T) *spans {
 
 // wait waits until n spans have ended. That there are no more is certain when
 // the servers have stopped.
-func (s *spans) wait(n int) {
+func (s *spans) wait(t *testing.T, n int) {
+	t.Helper()
+	enough := time.After(10 * time.Second)
 	for range n {
-		<-s.ended
+		select {
+		case <-s.ended:
+		case <-enough:
+			require.Fail(t, "a span is missing")
+		}
 	}
 }
 
@@ -96,7 +103,7 @@ func TestOneSpanAHop(t *testing.T) {
 				url := start(t, f, &log, start(t, f, &nextLog, ""))
 				a := harness.Do(t, "GET", url+"/orders/7")
 				assert.Equal(t, "paid", a.Body)
-				s.wait(3)
+				s.wait(t, 3)
 			})
 			ordered, kinds := tree(t, s.Ended())
 			require.Equal(t, []string{"server", "client", "server"}, kinds)
@@ -156,15 +163,15 @@ func TestOrder(t *testing.T) {
 			t.Run("calls", func(t *testing.T) {
 				url := start(t, tt.form, io.Discard, flaky.URL)
 				assert.Equal(t, 200, harness.Do(t, "GET", url+"/orders/7").Status)
-				s.wait(len(tt.kinds))
+				s.wait(t, len(tt.kinds))
 				_, kinds := tree(t, s.Ended())
 				assert.Equal(t, tt.kinds, kinds)
 				for range 4 {
 					require.Equal(t, 200, harness.Do(t, "GET", url+"/orders/7").Status)
-					s.wait(2)
+					s.wait(t, 2)
 				}
 				assert.Equal(t, http.StatusTooManyRequests, harness.Do(t, "GET", url+"/orders/7").Status)
-				s.wait(tt.refused)
+				s.wait(t, tt.refused)
 			})
 			assert.Len(t, s.Ended(), len(tt.kinds)+4*2+tt.refused)
 		})
@@ -192,7 +199,7 @@ func TestDouble(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, resp.Body.Close())
 		transport.CloseIdleConnections()
-		s.wait(4)
+		s.wait(t, 4)
 	})
 	count := map[oteltrace.SpanKind]int{}
 	for _, span := range s.Ended() {
