@@ -165,26 +165,3 @@ func cut(s string, n int) string {
 	}
 	return s[:n] + "…"
 }
-
-// LogHandler returns a slog.Handler that adds the attribute request_id to the
-// application's own lines when their context belongs to a Call, and passes
-// every line to next.
-func LogHandler(next slog.Handler) slog.Handler { return logHandler{next} }
-
-type logHandler struct{ slog.Handler }
-
-func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
-	if c := FromContext(ctx); c != nil {
-		r = r.Clone()
-		r.AddAttrs(slog.String("request_id", c.requestID))
-	}
-	return h.Handler.Handle(ctx, r)
-}
-
-func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return logHandler{h.Handler.WithAttrs(attrs)}
-}
-
-func (h logHandler) WithGroup(name string) slog.Handler {
-	return logHandler{h.Handler.WithGroup(name)}
-}

@@ -14,7 +14,7 @@ import (
 // Handler returns next behind the chain. Refused requests are answered by
 // [WriteDenial]. next receives a shallow copy of the request with the Call in
 // its context, canonical URL and Host, and without the header fields that the
-// caller may not send.
+// caller may not send and without trailers, which nobody has judged.
 //
 // A handler that panics before it has written anything is answered with 500;
 // later, the connection is aborted. Both are reported to the Observer.
@@ -70,7 +70,13 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 	o := Outcome{}
 	v := recover()
 	if v == nil && w.status == 0 && w.hijacked == nil {
-		v = guarded(func() { w.WriteHeader(http.StatusOK) }) // net/http would, without our hooks
+		v = guarded(func() {
+			if x.ctx.Err() == context.DeadlineExceeded { // else a handler that gave up would seem to have succeeded
+				WriteDenial(w, r, x.Deny(x.Context(), "entry", errDeadline))
+				return
+			}
+			w.WriteHeader(http.StatusOK) // net/http would, without our hooks
+		})
 	}
 	switch {
 	case v == http.ErrAbortHandler:
@@ -87,7 +93,7 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 		_ = w.hijacked.Conn.Close() // net/http does not, and the handler is gone
 	}
 	if w.hijacked == nil || v != nil {
-		o.Status, o.Bytes, o.Code = w.status, w.bytes, CodeOf(w.status)
+		o.Status, o.Bytes, o.Code = w.status, w.bytes, w.code()
 		o.Truncated = o.Truncated || w.failed
 		o.Canceled = x.ctx.Err() == context.Canceled
 		d := x.refusal()

@@ -32,15 +32,7 @@ type OutboundConfig struct {
 func MeshHosts(m map[string]Destination) func(context.Context, string) (Destination, bool) {
 	m = maps.Clone(m)
 	return func(_ context.Context, host string) (Destination, bool) {
-		name, port, err := CanonicalHost(host)
-		if err != nil {
-			return Destination{}, false
-		}
-		d, ok := m[name+":"+port]
-		if !ok {
-			d, ok = m[name]
-		}
-		return d, ok
+		return lookupHost(m, host)
 	}
 }
 

@@ -52,6 +52,18 @@ func (w *ResponseWriter) Before(hook func(status int, h http.Header)) {
 // Status returns the final status, or 0 if none was written.
 func (w *ResponseWriter) Status() int { return w.status }
 
+// code returns the code of the response. That of gRPC stands in its trailers.
+func (w *ResponseWriter) code() Code {
+	h := w.ResponseWriter.Header()
+	if w.x.call.protocol != GRPC {
+		return CodeOf(w.status)
+	}
+	if v := h[http.TrailerPrefix+"Grpc-Status"]; len(v) > 0 { // as a proxy writes them
+		h = http.Header{"Grpc-Status": v}
+	}
+	return codeOf(w.status, h)
+}
+
 // Bytes returns how many bytes of body were written.
 func (w *ResponseWriter) Bytes() int64 { return w.bytes }
 

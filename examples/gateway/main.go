@@ -50,10 +50,8 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 }
 
 func (o *options) serve(ctx context.Context, w io.Writer) error {
-	base := trace.LogHandler(slog.NewJSONHandler(w, nil))
-	log := slog.New(gatemesh.LogHandler(base))
-	// The observer's lines carry the request id themselves.
-	b, err := o.build(gatemesh.SlogObserver(slog.New(base)))
+	log := slog.New(gatemesh.LogHandler(trace.LogHandler(slog.NewJSONHandler(w, nil))))
+	b, err := o.build(gatemesh.SlogObserver(log))
 	if err != nil {
 		return err
 	}

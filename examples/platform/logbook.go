@@ -40,15 +40,11 @@ func (b *logBook) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// handler adds the trace and span that a line belongs to.
-func (b *logBook) handler() slog.Handler {
-	return trace.LogHandler(slog.NewJSONHandler(b, &slog.HandlerOptions{Level: &b.level}))
-}
-
-// logger returns the logger of one service. Its lines carry the request id of
-// the call they belong to.
+// logger returns the logger of one service. Its lines carry the request id and
+// the trace of the call they belong to.
 func (b *logBook) logger(service string) *slog.Logger {
-	return slog.New(gatemesh.LogHandler(b.handler())).With("service", service)
+	h := slog.NewJSONHandler(b, &slog.HandlerOptions{Level: &b.level})
+	return slog.New(gatemesh.LogHandler(trace.LogHandler(h))).With("service", service)
 }
 
 // find returns the field of the newest line of service with this message and
@@ -75,6 +71,5 @@ func (b *logBook) newest(fits func(logLine) bool) logLine {
 
 // observer returns the observer of one service, which writes to the same book.
 func (b *logBook) observer(service string) gatemesh.Observer {
-	// Not through LogHandler: the observer's lines carry the request id already.
-	return gatemesh.SlogObserver(slog.New(b.handler()).With("service", service))
+	return gatemesh.SlogObserver(b.logger(service))
 }

@@ -178,9 +178,8 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 	if err != nil {
 		return err
 	}
-	base := trace.LogHandler(slog.NewJSONHandler(w, nil))
-	observer := gatemesh.SlogObserver(slog.New(base))
-	log := slog.New(gatemesh.LogHandler(base))
+	log := slog.New(gatemesh.LogHandler(trace.LogHandler(slog.NewJSONHandler(w, nil))))
+	observer := gatemesh.SlogObserver(log)
 	self := o.self()
 	if err := self.Validate(); err != nil {
 		return fmt.Errorf("-workload %s: %w", o.workload, err)

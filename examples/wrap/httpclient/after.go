@@ -4,8 +4,6 @@ import (
 	"net/http"
 
 	// gatemesh: begin
-	"cmp"
-
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/breaker"
@@ -32,18 +30,9 @@ func (s settings) After(
 		Layers: []gatemesh.Layer{gatemesh.Must(breaker.NewRetry(breaker.RetryConfig{})).Layer(),
 			gatemesh.Must(breaker.NewGate(breaker.GateConfig{})).Layer(), identity.Forward()},
 	}))
-	client.Transport = out.Transport(byHost{"": client.Transport, "payment-service": payments.Transport(gatemesh.Must(peers.Transport(callee)))})
+	client.Transport = out.Transport(gatemesh.HostTransports(map[string]http.RoundTripper{
+		"payment-service": payments.Transport(gatemesh.Must(peers.Transport(callee))),
+	}, client.Transport))
 	// gatemesh: end
 	return client
 }
-
-// gatemesh: begin
-
-// byHost sends requests with the transport of their host.
-type byHost map[string]http.RoundTripper
-
-func (m byHost) RoundTrip(r *http.Request) (*http.Response, error) {
-	return cmp.Or(m[r.URL.Host], m[""]).RoundTrip(r)
-}
-
-// gatemesh: end

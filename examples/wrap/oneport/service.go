@@ -17,11 +17,11 @@
 //	the server's interceptors, unknown methods    TestKept
 //	Call in the context of the handlers           TestRefusals
 //	refusals: code, message, Retry-After          TestRefusals
+//	the code in our logs and spans                TestOutcome
 //	http.Server.Shutdown lets running calls end   TestShutdown
 //
 //	lost                                          test
 //	reason and RetryInfo in statuses of refusals  TestLostReason
-//	the code in log, trace and breaker: all is ok TestLostOutcome
 //	streams whose consent ends hear of it         TestLostConsent
 //	a panic of a handler is the call's alone      TestLostPanic
 //	GracefulStop lets running calls end           TestLostGracefulStop
@@ -30,8 +30,8 @@
 //	a stats handler sees connections              TestLostConnections
 //	streams longer than http.Server.WriteTimeout  TestLostWriteTimeout
 //
-// What is lost of refusals is comfort. What is lost of panics, of consents and
-// of outcomes is not: take two listeners, grpcmesh on one of them, unless the
+// What is lost of refusals is comfort. What is lost of panics and of consents
+// is not: take two listeners, grpcmesh on one of them, unless the
 // port is given, the calls are short, and a recovering interceptor stands in
 // the grpc.Server.
 package oneport

@@ -26,8 +26,8 @@ func After(ctx context.Context, l net.Listener, w io.Writer, next string) error 
 	var lines slog.Handler = slog.NewJSONHandler(w, nil)
 	var transport http.RoundTripper = &http.Transport{MaxIdleConnsPerHost: 20}
 	// gatemesh: begin
-	ours := gatemesh.SlogObserver(slog.New(trace.LogHandler(lines)))
 	lines = gatemesh.LogHandler(trace.LogHandler(lines))
+	ours := gatemesh.SlogObserver(slog.New(lines))
 	tracer := gatemesh.Must(trace.New(trace.Config{}))
 	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
 		Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{"127.0.0.1": {Service: "payment-service"}}),

@@ -27,8 +27,8 @@ func AfterInside(ctx context.Context, l net.Listener, w io.Writer, next string) 
 	var lines slog.Handler = slog.NewJSONHandler(w, nil)
 	var transport http.RoundTripper = &http.Transport{MaxIdleConnsPerHost: 20}
 	// gatemesh: begin
-	ours := gatemesh.SlogObserver(slog.New(trace.LogHandler(lines)))
 	lines = gatemesh.LogHandler(trace.LogHandler(lines))
+	ours := gatemesh.SlogObserver(slog.New(lines))
 	// gatemesh: end
 	s := &service{next: next, log: slog.New(lines), client: &http.Client{Transport: otelhttp.NewTransport(transport)}}
 	handler := s.routes()
