@@ -129,24 +129,28 @@ func (x *Exchange) AdmitCached(ctx context.Context) (context.Context, *Denial) {
 		if !ok {
 			return ctx, nil
 		}
-		adm, ok, err := x.askCached(ctx, g)
+		var adm Admission
+		ok, err := x.askCached(ctx, g, &adm)
 		if err == nil && !ok {
 			return ctx, nil
 		}
-		ctx, x.refused = x.judge(ctx, l, adm, err)
+		ctx, x.refused = x.judge(ctx, l, &adm, err)
 		x.next++
 	}
 	return ctx, x.refused
 }
 
 func (x *Exchange) run(ctx context.Context, l *Layer) (context.Context, *Denial) {
-	adm, err := x.ask(ctx, l.Gate)
-	return x.judge(ctx, l, adm, err)
+	var adm Admission
+	err := x.ask(ctx, l.Gate, &adm)
+	return x.judge(ctx, l, &adm, err)
 }
 
 var errForeignContext = errors.New("gatemesh: the gate returned a context that is not made of the call's")
 
-func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error) (context.Context, *Denial) {
+// judge takes the Admission by its address, as it is large and copies of it
+// would be a good part of the stack.
+func (x *Exchange) judge(ctx context.Context, l *Layer, adm *Admission, err error) (context.Context, *Denial) {
 	if err == nil && adm.Context != nil && exchangeFrom(adm.Context) != x {
 		err = errForeignContext
 		if adm.Finish != nil { // it may hold something for the call
@@ -166,9 +170,14 @@ func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error
 		x.call.deadline, _ = ctx.Deadline()
 	}
 	if x.observer != nil {
-		x.observer.Observe(ctx, Event{Kind: EventAdmitted, Layer: l.Name, Call: &x.call})
+		x.admitted(ctx, l)
 	}
 	return ctx, nil
+}
+
+//go:noinline
+func (x *Exchange) admitted(ctx context.Context, l *Layer) {
+	x.observer.Observe(ctx, Event{Kind: EventAdmitted, Layer: l.Name, Call: &x.call})
 }
 
 // errPanic is what a panic of a gate becomes.
@@ -179,14 +188,16 @@ type errPanic struct {
 
 func (e *errPanic) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
-func (x *Exchange) ask(ctx context.Context, g Gate) (adm Admission, err error) {
+func (x *Exchange) ask(ctx context.Context, g Gate, adm *Admission) (err error) {
 	defer recoverTo(&err)
-	return g.Admit(ctx, &x.call)
+	*adm, err = g.Admit(ctx, &x.call)
+	return err
 }
 
-func (x *Exchange) askCached(ctx context.Context, g CachedGate) (adm Admission, ok bool, err error) {
+func (x *Exchange) askCached(ctx context.Context, g CachedGate, adm *Admission) (ok bool, err error) {
 	defer recoverTo(&err)
-	return g.AdmitCached(ctx, &x.call)
+	*adm, ok, err = g.AdmitCached(ctx, &x.call)
+	return ok, err
 }
 
 func recoverTo(err *error) {
@@ -197,7 +208,7 @@ func recoverTo(err *error) {
 
 // stamp puts what a gate learned on the call. It reports false if the call has
 // ended, because a middleware returned while it still ran the layers behind it.
-func (x *Exchange) stamp(l *Layer, adm Admission) bool {
+func (x *Exchange) stamp(l *Layer, adm *Admission) bool {
 	if !x.keep(l, adm) {
 		return false
 	}
@@ -231,7 +242,7 @@ func (x *Exchange) stamp(l *Layer, adm Admission) bool {
 
 // keep notes whom to ask later on and whom to tell about the end. A gate that
 // admits a call which has ended is told at once: it may hold a slot for it.
-func (x *Exchange) keep(l *Layer, adm Admission) bool {
+func (x *Exchange) keep(l *Layer, adm *Admission) bool {
 	x.mu.Lock()
 	ended, o := x.finished, x.outcome
 	if !ended && adm.Finish != nil {
