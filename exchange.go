@@ -27,33 +27,33 @@ type Exchange struct {
 	call     Call
 	observer Observer
 	gates    []Layer
-	next     int // the gate to run next
 
 	fields   []Field
 	fieldBuf [4]Field
 	refused  *Denial // by a gate; the gates are not asked again
 
 	mu        sync.Mutex // guards what follows, up to the blank line
-	finishers []named[Finisher]
-	finBuf    [4]named[Finisher]
+	finishers []finisher
+	finBuf    [3]finisher
 	denial    *Denial // the latest refusal, for the Outcome
 	outcome   Outcome // if finished
 	finished  bool
 
-	consents consents
+	changed  bool  // Entry removed header fields
+	next     int32 // the gate to run next
 	attempts atomic.Int32
 	reached  atomic.Bool
-	changed  bool // Entry removed header fields
+	consents consents
 	pin      pin
-	out      outgoing // outbound only
+	out      *outgoing // outbound only
 
 	w  ResponseWriter // inbound HTTP only
 	id [1]string      // the response field X-Request-Id
 }
 
-type named[T any] struct {
-	name string
-	it   T
+type finisher struct {
+	layer *Layer
+	it    Finisher
 }
 
 // callContext is the Exchange as the context of its call, so that the Call
@@ -100,7 +100,11 @@ func (x *Exchange) Context() context.Context {
 
 // Begun says that the response has begun. From here on, the call sees the
 // latest configurations; see [Live].
-func (x *Exchange) Begun() { x.pin.version.Store(nil) }
+func (x *Exchange) Begun() {
+	if x.pin.version.Load() != nil { // else somebody has said so before
+		x.pin.version.Store(nil)
+	}
+}
 
 // Call returns the call.
 func (x *Exchange) Call() *Call { return &x.call }
@@ -113,7 +117,7 @@ func (x *Exchange) Admit(ctx context.Context) (context.Context, *Denial) {
 }
 
 func (x *Exchange) admit(ctx context.Context, upto int) (context.Context, *Denial) {
-	for x.refused == nil && x.next < upto {
+	for x.refused == nil && int(x.next) < upto {
 		ctx, x.refused = x.run(ctx, &x.gates[x.next])
 		x.next++
 	}
@@ -123,7 +127,7 @@ func (x *Exchange) admit(ctx context.Context, upto int) (context.Context, *Denia
 // AdmitCached runs gates in order for as long as they can decide without
 // waiting; see [CachedGate]. [Exchange.Admit] goes on from there.
 func (x *Exchange) AdmitCached(ctx context.Context) (context.Context, *Denial) {
-	for x.refused == nil && x.next < len(x.gates) {
+	for x.refused == nil && int(x.next) < len(x.gates) {
 		l := &x.gates[x.next]
 		g, ok := l.Gate.(CachedGate)
 		if !ok {
@@ -249,14 +253,14 @@ func (x *Exchange) keep(l *Layer, adm *Admission) bool {
 		if x.finishers == nil {
 			x.finishers = x.finBuf[:0]
 		}
-		x.finishers = append(x.finishers, named[Finisher]{l.Name, adm.Finish})
+		x.finishers = append(x.finishers, finisher{l, adm.Finish})
 	}
 	x.mu.Unlock()
 	if !ended && !adm.Until.IsZero() {
-		x.consents.add(consent{l.Name, l.Gate, adm.Until})
+		x.consents.add(consent{l, adm.Until})
 	}
 	if ended && adm.Finish != nil {
-		x.finishOne(named[Finisher]{l.Name, adm.Finish}, o)
+		x.finishOne(finisher{l, adm.Finish}, o)
 	}
 	return !ended
 }
@@ -353,15 +357,15 @@ func (x *Exchange) Finish(o Outcome) {
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
 	}
-	if x.out.of == nil { // an attempt ends with its call, or is reported as retried
+	if x.attemptOf() == nil { // an attempt ends with its call, or is reported as retried
 		observe(x.Context(), x.observer, Event{Kind: EventFinished, Call: &x.call, Outcome: o})
 	}
 }
 
-func (x *Exchange) finishOne(f named[Finisher], o Outcome) {
+func (x *Exchange) finishOne(f finisher, o Outcome) {
 	defer func() {
 		if v := recover(); v != nil {
-			observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: f.name, Call: &x.call, Err: &errPanic{v, debug.Stack()}})
+			observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: f.layer.Name, Call: &x.call, Err: &errPanic{v, debug.Stack()}})
 		}
 	}()
 	f.it.Finish(&x.call, o)
