@@ -53,6 +53,9 @@ import (
 //     verified (from memory, as it was seen before), an AuthorizationPolicy of
 //     five rules of which the last one allows the call.
 //
+// Between them, the carrying ones are plain, and send the same token and request
+// id along, which nobody looks at: what is left to gatemesh is to judge them.
+//
 // Client and server are one process: CPU and allocations are those of both.
 
 const (
@@ -86,7 +89,7 @@ type hop struct {
 
 // hops is a running callee of each kind, and callers of them.
 type hops struct {
-	all                         []hop // a plain one and its gatemesh form, in turn
+	all                         []hop // three of HTTP and three of gRPC: plain, carrying, gatemesh
 	ca                          *devca.CA
 	minter                      *identity.Minter
 	tokens                      []string
@@ -220,6 +223,12 @@ func (h *hops) plainPair(tb testing.TB) (server, client *tls.Config) {
 	return server, client
 }
 
+// fields are those that gatemesh sends along with call i.
+func (h *hops) fields(i int) []string {
+	i %= hopUsers
+	return []string{gatemesh.IdentityHeader, h.tokens[i], gatemesh.RequestIDHeader, gatemesh.FromContext(h.users[i]).RequestID()}
+}
+
 // app answers every call alike.
 var app = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	if n, err := io.Copy(io.Discard, r.Body); err != nil || n != callBytes {
@@ -227,6 +236,10 @@ var app = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	// gatemesh answers it by itself.
+	if id := r.Header.Get(gatemesh.RequestIDHeader); id != "" && gatemesh.FromContext(r.Context()) == nil {
+		w.Header().Set(gatemesh.RequestIDHeader, id)
+	}
 	_, _ = w.Write(answer) // the client may be gone
 })
 
@@ -250,12 +263,15 @@ func serveHTTP(tb testing.TB, config *tls.Config, handler http.Handler) (addr st
 }
 
 // post makes one call and checks the answer.
-func post(ctx context.Context, c *http.Client, url string) error {
+func post(ctx context.Context, c *http.Client, url string, fields ...string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(question))
 	if err != nil {
 		return err
 	}
 	r.Header.Set("Content-Type", "application/octet-stream")
+	for i := 0; i < len(fields); i += 2 {
+		r.Header[fields[i]] = []string{fields[i+1]}
+	}
 	resp, err := c.Do(r)
 	if err != nil {
 		return err
@@ -284,6 +300,7 @@ func (h *hops) plainHTTP(tb testing.TB) {
 	tb.Cleanup(transport.CloseIdleConnections)
 	c, ctx, url := &http.Client{Transport: transport}, tb.Context(), "https://"+h.plain+payPath
 	h.all = append(h.all, hop{"plain-mtls", func(int) error { return post(ctx, c, url) }})
+	h.all = append(h.all, hop{"carrying-mtls", func(i int) error { return post(ctx, c, url, h.fields(i)...) }})
 }
 
 func (h *hops) gatemeshHTTP(tb testing.TB) {
@@ -315,6 +332,11 @@ func hopService() *grpc.ServiceDesc {
 					return &wrapperspb.BytesValue{Value: answer}, nil
 				}
 				if around == nil {
+					if id := metadata.ValueFromIncomingContext(ctx, gatemesh.RequestIDHeader); len(id) == 1 {
+						if err := grpc.SetHeader(ctx, metadata.Pairs(gatemesh.RequestIDHeader, id[0])); err != nil {
+							return nil, err
+						}
+					}
 					return handler(ctx, in)
 				}
 				return around(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: full}, handler)
@@ -365,6 +387,9 @@ func (h *hops) plainGRPC(tb testing.TB) {
 	h.rpc = serveGRPC(tb, grpc.Creds(credentials.NewTLS(server)))
 	conn, ctx := h.dial(tb, h.rpc, client), tb.Context()
 	h.all = append(h.all, hop{"plain-grpc", func(int) error { return invoke(ctx, conn, payRPC) }})
+	h.all = append(h.all, hop{"carrying-grpc", func(i int) error {
+		return invoke(metadata.AppendToOutgoingContext(ctx, h.fields(i)...), conn, payRPC)
+	}})
 }
 
 func (h *hops) gatemeshGRPC(tb testing.TB) {
@@ -482,19 +507,16 @@ func TestHopCost(t *testing.T) {
 	}
 	var report strings.Builder
 	fmt.Fprintf(&report, "\nmedians of %d rounds of %d calls, %d at a time; CPU and allocations of client and server together\n", *hopRounds, *hopCalls, callers)
-	fmt.Fprintf(&report, "%-14s %10s %10s %10s %10s %10s %12s\n", "", "cpu µs", "wall µs", "req/s", "allocs", "bytes", "cpu ratio")
+	fmt.Fprintf(&report, "%-14s %10s %10s %10s %10s %10s %14s\n", "", "cpu µs", "wall µs", "req/s", "allocs", "bytes", "cpu by plain")
 	for i, c := range h.all {
 		wall := median(rounds[i], func(c cost) float64 { return c.wall })
 		fmt.Fprintf(&report, "%-14s %10.1f %10.1f %10.0f %10.1f %10.0f", c.name, median(rounds[i], func(c cost) float64 { return c.cpu })/1e3,
 			wall/1e3, 1e9/wall, median(rounds[i], func(c cost) float64 { return c.allocs }), median(rounds[i], func(c cost) float64 { return c.bytes }))
-		if i%2 == 1 { // of each round, so that a disturbance hits both sides
-			ratios := make([]cost, len(rounds[i]))
-			for j := range ratios {
-				ratios[j].cpu = rounds[i][j].cpu / rounds[i-1][j].cpu
-			}
-			fmt.Fprintf(&report, " %12.3f", median(ratios, func(c cost) float64 { return c.cpu }))
+		ratios := make([]cost, len(rounds[i])) // of each round, so that a disturbance hits both sides
+		for j := range ratios {
+			ratios[j].cpu = rounds[i][j].cpu / rounds[i-i%3][j].cpu
 		}
-		report.WriteByte('\n')
+		fmt.Fprintf(&report, " %14.3f\n", median(ratios, func(c cost) float64 { return c.cpu }))
 	}
 	t.Log(report.String())
 }
@@ -503,9 +525,9 @@ func TestHopCost(t *testing.T) {
 // beyond the plain one.
 func TestHopAllocations(t *testing.T) {
 	h := newHops(t)
-	for i, most := range []float64{70, 70} {
+	for i, most := range []float64{42, 62} { // 30 and 49 when this was written, 37 and 56 with the race detector
 		extra := make([]cost, 5) // the median of them, as the runtime allocates now and then, too
-		plain, mesh := h.all[2*i], h.all[2*i+1]
+		plain, mesh := h.all[3*i], h.all[3*i+2]
 		h.warm(t, plain)
 		h.warm(t, mesh)
 		for j := range extra {
