@@ -53,9 +53,10 @@ func (x *Exchange) Attempt() (*Exchange, *Denial) {
 	if o.retry == nil {
 		return x, nil // Start has asked all
 	}
-	a := &Exchange{ctx: x.Context(), observer: x.observer, gates: o.attempt, call: x.call}
-	a.out.by, a.out.of = o, x
-	a.call.attempt, a.call.received = x.out.tries, time.Now()
+	a := newOutboundExchange(o)
+	a.ctx, a.observer, a.gates, a.call = x.Context(), x.observer, o.attempt, x.call
+	a.out.of = x
+	a.call.attempt, a.call.received = int32(x.out.tries), time.Now()
 	a.fields = append(a.fieldBuf[:0], x.fields...)
 	_, d := a.Admit(a.Context())
 	return a, d

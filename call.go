@@ -159,6 +159,8 @@ func (s Slot) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "%d values", s.Count)
 type Call struct {
 	protocol    Protocol
 	outbound    bool
+	trusted     bool
+	attempt     int32
 	scheme      string
 	method      string
 	host        string
@@ -170,7 +172,6 @@ type Call struct {
 	remote      netip.AddrPort
 	local       netip.AddrPort
 	client      netip.Addr
-	trusted     bool
 	sni         string
 	requestID   string
 	peer        *Peer
@@ -182,7 +183,6 @@ type Call struct {
 	received    time.Time
 	deadline    time.Time
 	until       time.Time
-	attempt     int
 	pin         *pin     // the version of all configurations that the call sees
 	consumed    []string // fields that held a credential for us
 	names       []string // the reserved fields, by index into slots
@@ -263,7 +263,7 @@ func (c *Call) Outbound() bool { return c.outbound }
 
 // Attempt returns 1 for the first try of an outbound call, 2 for the first
 // retry, and 0 for inbound calls.
-func (c *Call) Attempt() int { return c.attempt }
+func (c *Call) Attempt() int { return int(c.attempt) }
 
 // Received returns when the call arrived or was started.
 func (c *Call) Received() time.Time { return c.received }

@@ -18,8 +18,7 @@ type consents struct {
 }
 
 type consent struct {
-	layer string
-	gate  Gate
+	layer *Layer
 	until time.Time
 }
 
@@ -101,16 +100,16 @@ func (x *Exchange) renewAll(ctx context.Context, now time.Time) (layer string, e
 		if c.until.IsZero() || now.Before(c.until) {
 			continue
 		}
-		r, ok := c.gate.(Revalidator)
+		r, ok := c.layer.Gate.(Revalidator)
 		if !ok {
-			return c.layer, errEnded
+			return c.layer.Name, errEnded
 		}
 		until, err := x.renew(ctx, r)
 		if err == nil && !until.IsZero() && !now.Before(until) {
 			err = errEnded
 		}
 		if err != nil {
-			return c.layer, err
+			return c.layer.Name, err
 		}
 		c.until = until
 	}

@@ -27,34 +27,34 @@ type Exchange struct {
 	call     Call
 	observer Observer
 	gates    []Layer
-	next     int // the gate to run next
 
 	fields   []Field
 	fieldBuf [4]Field
 	refused  *Denial // by a gate; the gates are not asked again
 
 	mu        sync.Mutex // guards what follows, up to the blank line
-	finishers []named[Finisher]
-	finBuf    [4]named[Finisher]
+	finishers []finisher
+	finBuf    [3]finisher
 	denial    *Denial // the latest refusal, for the Outcome
 	outcome   Outcome // if finished
 	finished  bool
 	told      bool // of the answer
 
-	consents consents
+	changed  bool  // Entry removed header fields
+	next     int32 // the gate to run next
 	attempts atomic.Int32
 	reached  atomic.Bool
-	changed  bool // Entry removed header fields
+	consents consents
 	pin      pin
-	out      outgoing // outbound only
+	out      *outgoing // outbound only
 
 	w  ResponseWriter // inbound HTTP only
 	id [1]string      // the response field X-Request-Id
 }
 
-type named[T any] struct {
-	name string
-	it   T
+type finisher struct {
+	layer *Layer
+	it    Finisher
 }
 
 // callContext is the Exchange as the context of its call, so that the Call
@@ -101,7 +101,11 @@ func (x *Exchange) Context() context.Context {
 
 // Begun says that the response has begun. From here on, the call sees the
 // latest configurations; see [Live].
-func (x *Exchange) Begun() { x.pin.version.Store(nil) }
+func (x *Exchange) Begun() {
+	if x.pin.version.Load() != nil { // else somebody has said so before
+		x.pin.version.Store(nil)
+	}
+}
 
 // Call returns the call.
 func (x *Exchange) Call() *Call { return &x.call }
@@ -114,7 +118,7 @@ func (x *Exchange) Admit(ctx context.Context) (context.Context, *Denial) {
 }
 
 func (x *Exchange) admit(ctx context.Context, upto int) (context.Context, *Denial) {
-	for x.refused == nil && x.next < upto {
+	for x.refused == nil && int(x.next) < upto {
 		ctx, x.refused = x.run(ctx, &x.gates[x.next])
 		x.next++
 	}
@@ -124,30 +128,34 @@ func (x *Exchange) admit(ctx context.Context, upto int) (context.Context, *Denia
 // AdmitCached runs gates in order for as long as they can decide without
 // waiting; see [CachedGate]. [Exchange.Admit] goes on from there.
 func (x *Exchange) AdmitCached(ctx context.Context) (context.Context, *Denial) {
-	for x.refused == nil && x.next < len(x.gates) {
+	for x.refused == nil && int(x.next) < len(x.gates) {
 		l := &x.gates[x.next]
 		g, ok := l.Gate.(CachedGate)
 		if !ok {
 			return ctx, nil
 		}
-		adm, ok, err := x.askCached(ctx, g)
+		var adm Admission
+		ok, err := x.askCached(ctx, g, &adm)
 		if err == nil && !ok {
 			return ctx, nil
 		}
-		ctx, x.refused = x.judge(ctx, l, adm, err)
+		ctx, x.refused = x.judge(ctx, l, &adm, err)
 		x.next++
 	}
 	return ctx, x.refused
 }
 
 func (x *Exchange) run(ctx context.Context, l *Layer) (context.Context, *Denial) {
-	adm, err := x.ask(ctx, l.Gate)
-	return x.judge(ctx, l, adm, err)
+	var adm Admission
+	err := x.ask(ctx, l.Gate, &adm)
+	return x.judge(ctx, l, &adm, err)
 }
 
 var errForeignContext = errors.New("gatemesh: the gate returned a context that is not made of the call's")
 
-func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error) (context.Context, *Denial) {
+// judge takes the Admission by its address, as it is large and copies of it
+// would be a good part of the stack.
+func (x *Exchange) judge(ctx context.Context, l *Layer, adm *Admission, err error) (context.Context, *Denial) {
 	if err == nil && adm.Context != nil && exchangeFrom(adm.Context) != x {
 		err = errForeignContext
 		if adm.Finish != nil { // it may hold something for the call
@@ -167,9 +175,14 @@ func (x *Exchange) judge(ctx context.Context, l *Layer, adm Admission, err error
 		x.call.deadline, _ = ctx.Deadline()
 	}
 	if x.observer != nil {
-		x.observer.Observe(ctx, Event{Kind: EventAdmitted, Layer: l.Name, Call: &x.call})
+		x.admitted(ctx, l)
 	}
 	return ctx, nil
+}
+
+//go:noinline
+func (x *Exchange) admitted(ctx context.Context, l *Layer) {
+	x.observer.Observe(ctx, Event{Kind: EventAdmitted, Layer: l.Name, Call: &x.call})
 }
 
 // errPanic is what a panic of a gate becomes.
@@ -180,14 +193,16 @@ type errPanic struct {
 
 func (e *errPanic) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
-func (x *Exchange) ask(ctx context.Context, g Gate) (adm Admission, err error) {
+func (x *Exchange) ask(ctx context.Context, g Gate, adm *Admission) (err error) {
 	defer recoverTo(&err)
-	return g.Admit(ctx, &x.call)
+	*adm, err = g.Admit(ctx, &x.call)
+	return err
 }
 
-func (x *Exchange) askCached(ctx context.Context, g CachedGate) (adm Admission, ok bool, err error) {
+func (x *Exchange) askCached(ctx context.Context, g CachedGate, adm *Admission) (ok bool, err error) {
 	defer recoverTo(&err)
-	return g.AdmitCached(ctx, &x.call)
+	*adm, ok, err = g.AdmitCached(ctx, &x.call)
+	return ok, err
 }
 
 func recoverTo(err *error) {
@@ -198,7 +213,7 @@ func recoverTo(err *error) {
 
 // stamp puts what a gate learned on the call. It reports false if the call has
 // ended, because a middleware returned while it still ran the layers behind it.
-func (x *Exchange) stamp(l *Layer, adm Admission) bool {
+func (x *Exchange) stamp(l *Layer, adm *Admission) bool {
 	if !x.keep(l, adm) {
 		return false
 	}
@@ -232,21 +247,21 @@ func (x *Exchange) stamp(l *Layer, adm Admission) bool {
 
 // keep notes whom to ask later on and whom to tell about the end. A gate that
 // admits a call which has ended is told at once: it may hold a slot for it.
-func (x *Exchange) keep(l *Layer, adm Admission) bool {
+func (x *Exchange) keep(l *Layer, adm *Admission) bool {
 	x.mu.Lock()
 	ended, o := x.finished, x.outcome
 	if !ended && adm.Finish != nil {
 		if x.finishers == nil {
 			x.finishers = x.finBuf[:0]
 		}
-		x.finishers = append(x.finishers, named[Finisher]{l.Name, adm.Finish})
+		x.finishers = append(x.finishers, finisher{l, adm.Finish})
 	}
 	x.mu.Unlock()
 	if !ended && !adm.Until.IsZero() {
-		x.consents.add(consent{l.Name, l.Gate, adm.Until})
+		x.consents.add(consent{l, adm.Until})
 	}
 	if ended && adm.Finish != nil {
-		x.finishOne(named[Finisher]{l.Name, adm.Finish}, o)
+		x.finishOne(finisher{l, adm.Finish}, o)
 	}
 	return !ended
 }
@@ -343,13 +358,13 @@ func (x *Exchange) Finish(o Outcome) {
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
 	}
-	if x.out.of == nil { // an attempt ends with its call, or is reported as retried
+	if x.attemptOf() == nil { // an attempt ends with its call, or is reported as retried
 		observe(x.Context(), x.observer, Event{Kind: EventFinished, Call: &x.call, Outcome: o})
 	}
 }
 
-func (x *Exchange) finishOne(f named[Finisher], o Outcome) {
-	defer x.recoverFinisher(f.name)
+func (x *Exchange) finishOne(f finisher, o Outcome) {
+	defer x.recoverFinisher(f.layer.Name)
 	f.it.Finish(&x.call, o)
 }
 

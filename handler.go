@@ -48,8 +48,7 @@ type entryHandler struct {
 
 func (h *entryHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x, s := h.chain.entry.begin(r.Context(), h.chain.gates)
-	in := inbound(r)
-	err := x.accept(s, &in)
+	err := x.acceptRequest(s, r)
 
 	r2 := r.WithContext((*callContext)(x))
 	r2.Header = x.call.header.fields
@@ -121,10 +120,21 @@ func guarded(f func()) (v any) {
 	return nil
 }
 
-// inbound reads r, which may come from a server or from a middleware that
+// acceptRequest is accept of r. Its Inbound is off the stack before the handler
+// runs: servers begin a small stack for each HTTP/2 request, and to have it
+// grow costs as much as all gates.
+//
+//go:noinline
+func (x *Exchange) acceptRequest(s *entryState, r *http.Request) error {
+	var in Inbound
+	in.read(r)
+	return x.accept(s, &in)
+}
+
+// read fills in from r, which may come from a server or from a middleware that
 // changed its URL.
-func inbound(r *http.Request) Inbound {
-	in := Inbound{Protocol: HTTP, Method: r.Method, Authority: r.Host, Header: r.Header, TLS: r.TLS}
+func (in *Inbound) read(r *http.Request) {
+	in.Protocol, in.Method, in.Authority, in.Header, in.TLS = HTTP, r.Method, r.Host, r.Header, r.TLS
 	if u := r.URL; u != nil {
 		in.Path, in.RawQuery = escapedPath(u), u.RawQuery
 		// A scheme alone is one too: "x:/admin" has the path /admin.
@@ -137,7 +147,6 @@ func inbound(r *http.Request) Inbound {
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
 		in.LocalAddr = a.AddrPort()
 	}
-	return in
 }
 
 // escapedPath returns the path as it was received, with bytes that ought to
@@ -206,9 +215,7 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x == nil || len(x.gates) != len(h.chain.gates) || &x.gates[0] != &h.chain.gates[0] || x.over() {
 		// A middleware replaced the request's context, maybe by that of
 		// another call, whose consents are not for this one.
-		s := h.chain.entry.state.Latest()
-		observe(r.Context(), s.Observer, Event{Kind: EventFault, Layer: h.chain.gates[h.upto-1].Name, Message: "no call in the request's context"})
-		WriteDenial(w, r, errNoCall)
+		noCall(w, r, h.chain.entry.state.Latest().Observer, h.chain.gates[h.upto-1].Name)
 		return
 	}
 	ctx, d := x.admit(r.Context(), h.upto)
@@ -216,28 +223,36 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		WriteDenial(w, r, d)
 		return
 	}
-	h.next.ServeHTTP(w, judged(x, withContext(r, ctx)))
+	h.next.ServeHTTP(w, judged(ctx, x, r))
 }
 
-// withContext returns r with ctx, which is that of r unless a gate replaced it.
-func withContext(r *http.Request, ctx context.Context) *http.Request {
-	if ctx == r.Context() {
-		return r
+// noCall refuses a request that came to a gate past its Entry. On its own, it
+// leaves the stack of other requests alone.
+//
+//go:noinline
+func noCall(w http.ResponseWriter, r *http.Request, o Observer, layer string) {
+	observe(r.Context(), o, Event{Kind: EventFault, Layer: layer, Message: "no call in the request's context"})
+	WriteDenial(w, r, errNoCall)
+}
+
+// judged returns r with ctx, which is that of r unless a gate replaced it, and
+// with a body that is read for as long as consents hold.
+func judged(ctx context.Context, x *Exchange, r *http.Request) *http.Request {
+	ours := r == x.w.r // the copy that Entry made for this call
+	if ctx != r.Context() {
+		r, ours = r.WithContext(ctx), true
 	}
-	return r.WithContext(ctx)
-}
-
-// judged returns r with a body that is read for as long as consents hold.
-func judged(x *Exchange, r *http.Request) *http.Request {
 	if !x.Bounded() || r.Body == nil || r.Body == http.NoBody {
 		return r
 	}
 	if _, already := r.Body.(*judgedBody); already {
 		return r
 	}
-	r2 := r.WithContext(r.Context())
-	r2.Body = &judgedBody{r.Body, x, r.Context()}
-	return r2
+	if !ours {
+		r = r.WithContext(ctx)
+	}
+	r.Body = &judgedBody{r.Body, x, ctx}
+	return r
 }
 
 // judgedBody ends an upload when a consent has ended and cannot be renewed.
@@ -269,8 +284,7 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			x := exchangeFrom(r.Context())
 			if x == nil || x.call.outbound || x.over() {
-				observe(r.Context(), o, Event{Kind: EventFault, Layer: l.Name, Message: "no call in the request's context"})
-				WriteDenial(w, r, errNoCall)
+				noCall(w, r, o, l.Name)
 				return
 			}
 			ctx, d := x.run(r.Context(), &l)
@@ -278,7 +292,7 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 				WriteDenial(w, r, d)
 				return
 			}
-			next.ServeHTTP(w, judged(x, withContext(r, ctx)))
+			next.ServeHTTP(w, judged(ctx, x, r))
 		})
 	}
 }

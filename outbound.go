@@ -97,8 +97,29 @@ type outgoing struct {
 	wentBuf [2]string
 }
 
+// outboundExchange is both in one allocation.
+type outboundExchange struct {
+	Exchange
+	outgoing outgoing
+}
+
+func newOutboundExchange(by *Outbound) *Exchange {
+	x := new(outboundExchange)
+	x.out = &x.outgoing
+	x.out.by = by
+	return &x.Exchange
+}
+
+// attemptOf returns the outbound call that x is an attempt of, or nil.
+func (x *Exchange) attemptOf() *Exchange {
+	if x.out == nil {
+		return nil
+	}
+	return x.out.of
+}
+
 func (o *outgoing) endpoint() string {
-	if len(o.went) == 0 {
+	if o == nil || len(o.went) == 0 {
 		return ""
 	}
 	return o.went[len(o.went)-1]
@@ -112,8 +133,8 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	if !ok {
 		return nil, nil
 	}
-	x := &Exchange{ctx: ctx, observer: o.cfg.Observer, gates: o.call}
-	x.out.by = o
+	x := newOutboundExchange(o)
+	x.ctx, x.observer, x.gates = ctx, o.cfg.Observer, o.call
 	c := &x.call
 	c.outbound, c.attempt, c.received, c.destination = true, 1, time.Now(), dest
 	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery
@@ -148,8 +169,8 @@ func (x *Exchange) inbound() *Exchange {
 
 // caller returns the context that the application made an outbound call with.
 func (x *Exchange) caller() context.Context {
-	if x.out.of != nil {
-		return x.out.of.ctx
+	if of := x.attemptOf(); of != nil {
+		return of.ctx
 	}
 	return x.ctx
 }
@@ -164,7 +185,7 @@ func (x *Exchange) Answered(a Attempt) {
 		if !p.call.outbound {
 			return
 		}
-		if x.out.of == nil && p.call.pin == &p.pin { // an attempt's answer may be given up
+		if x.attemptOf() == nil && p.call.pin == &p.pin { // an attempt's answer may be given up
 			p.Begun()
 		}
 	}
@@ -181,7 +202,7 @@ func (x *Exchange) tellAnswered(a Attempt) {
 	a.Duration = time.Since(x.call.received)
 	for i := len(finishers) - 1; i >= 0; i-- {
 		if f, ok := finishers[i].it.(Answerer); ok {
-			x.tellOne(finishers[i].name, f, a)
+			x.tellOne(finishers[i].layer.Name, f, a)
 		}
 	}
 }
@@ -199,7 +220,7 @@ func RecordEndpoint(ctx context.Context, addr string) {
 	if x == nil || !x.call.outbound {
 		return
 	}
-	for ; x != nil; x = x.out.of {
+	for ; x != nil; x = x.attemptOf() {
 		x.mu.Lock()
 		if x.out.went == nil {
 			x.out.went = x.out.wentBuf[:0]
@@ -217,7 +238,7 @@ const maxEndpoints = 16
 // ctx belongs to asked at addr, so that another one can look elsewhere.
 func TriedEndpoint(ctx context.Context, addr string) bool {
 	x := exchangeFrom(ctx)
-	if x == nil || x.out.of == nil || x.call.attempt < 2 {
+	if x == nil || x.attemptOf() == nil || x.call.attempt < 2 {
 		return false
 	}
 	of := x.out.of

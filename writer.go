@@ -24,8 +24,8 @@ type ResponseWriter struct {
 	status   int
 	bytes    int64
 	streams  bool
-	hijacked *hijackedConn
 	failed   bool
+	hijacked *hijackedConn
 }
 
 // Writer returns the ResponseWriter of the chain that w belongs to, if there

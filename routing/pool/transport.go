@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -58,7 +59,17 @@ type flight struct {
 	io.ReadCloser             // the caller's body
 	unreadable    atomic.Bool // the caller's body, not the endpoint, has failed
 	asked, got    atomic.Bool // a connection, according to base
+	trace         httptrace.ClientTrace
+	url           url.URL
+	answer        followed
 }
+
+func (f *flight) getConn(string) {
+	f.got.Store(false)
+	f.asked.Store(true)
+}
+
+func (f *flight) gotConn(httptrace.GotConnInfo) { f.got.Store(true) }
 
 func (f *flight) Read(b []byte) (int, error) {
 	n, err := f.ReadCloser.Read(b)
@@ -143,13 +154,11 @@ func (p *Pool) pick(r *http.Request) (*Endpoint, error) {
 
 // request returns the copy of r that goes to addr.
 func (f *flight) request(r *http.Request, addr string) *http.Request {
-	out := r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
-		GetConn: func(string) { f.got.Store(false); f.asked.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { f.got.Store(true) },
-	}))
-	u := *r.URL
-	u.Host = addr
-	out.URL = &u
+	f.trace.GetConn, f.trace.GotConn = f.getConn, f.gotConn
+	out := r.WithContext(httptrace.WithClientTrace(r.Context(), &f.trace))
+	f.url = *r.URL
+	f.url.Host = addr
+	out.URL = &f.url
 	if out.Host == "" {
 		out.Host = r.URL.Host
 	}
@@ -203,12 +212,12 @@ type halfCloser interface{ CloseWrite() error }
 // follow returns body, whose end is that of the attempt. An upgraded connection
 // stays one.
 func (f *flight) follow(body io.ReadCloser) io.ReadCloser {
-	b := followed{body, f}
+	f.answer = followed{body, f}
 	w, ok := body.(io.Writer)
 	if !ok {
-		return &b
+		return &f.answer
 	}
-	conn := followedConn{b, w}
+	conn := followedConn{f.answer, w}
 	if half, ok := body.(halfCloser); ok {
 		return &followedHalf{conn, half}
 	}
