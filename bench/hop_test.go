@@ -89,15 +89,14 @@ type hop struct {
 
 // hops is a running callee of each kind, and callers of them.
 type hops struct {
-	all                         []hop // three of HTTP and three of gRPC: plain, carrying, gatemesh
-	ca                          *devca.CA
-	minter                      *identity.Minter
-	tokens                      []string
-	users                       []context.Context // of calls that the caller received
-	plain, mesh, rpc, meshRPC   string            // addresses
-	meshClient                  *http.Client
-	meshConn                    *grpc.ClientConn
-	servesHTTP, servesGRPCCalls *mtls.TLS
+	all                       []hop // three of HTTP and three of gRPC: plain, carrying, gatemesh
+	ca                        *devca.CA
+	minter                    *identity.Minter
+	tokens                    []string
+	users                     []context.Context // of calls that the caller received
+	plain, mesh, rpc, meshRPC string            // addresses
+	meshClient                *http.Client
+	meshConn                  *grpc.ClientConn
 }
 
 func newHops(tb testing.TB) *hops {

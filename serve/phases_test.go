@@ -73,7 +73,8 @@ func kinds() http.Handler {
 	})
 	mux.HandleFunc("/methods", func(w http.ResponseWriter, r *http.Request) {
 		_, flusher := w.(http.Flusher)
-		_, notifier := w.(http.CloseNotifier) //nolint:staticcheck // some still ask
+		//lint:ignore SA1019 some still ask
+		_, notifier := w.(http.CloseNotifier)
 		_, hijacker := w.(http.Hijacker)
 		_, reader := w.(io.ReaderFrom)
 		_, pusher := w.(http.Pusher)

@@ -98,7 +98,8 @@ type writer interface {
 	http.Flusher
 	FlushError() error
 	io.StringWriter
-	http.CloseNotifier //nolint:staticcheck // gin panics without it
+	//lint:ignore SA1019 gin panics without it
+	http.CloseNotifier
 }
 
 // tell keeps the optional methods of net/http's two writers, for handlers that

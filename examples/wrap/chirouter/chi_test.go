@@ -192,8 +192,10 @@ func TestRealIP(t *testing.T) {
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) })
 	for name, h := range map[string]http.Handler{
-		"203.0.113.9": middleware.RealIP(echo),                //nolint:staticcheck // deprecated, and in use
-		"127.0.0.1":   entry.Handler(middleware.RealIP(echo)), //nolint:staticcheck // the same
+		//lint:ignore SA1019 deprecated, and in use
+		"203.0.113.9": middleware.RealIP(echo),
+		//lint:ignore SA1019 the same
+		"127.0.0.1": entry.Handler(middleware.RealIP(echo)),
 	} {
 		url, _ := start(t, func(*service) http.Handler { return h })
 		for _, field := range []string{"X-Forwarded-For", "X-Real-Ip", "True-Client-Ip"} {
