@@ -142,11 +142,7 @@ func (c *tally) strict(dial func() (net.Conn, error), keep bool, body []byte, pa
 // slow ones running and 500 a second coming in, by HTTP/1.1 and HTTP/2, on
 // kept and new connections, with and without bodies.
 func Test_PX_08_DrainUnderLoad(t *testing.T) {
-	rounds := 3 // F_08 is -count=7
-	if testing.Short() {
-		rounds = 1
-	}
-	for i := range rounds {
+	for i := range 3 { // F_08 is -count=7
 		t.Run(strconv.Itoa(i), drainUnderLoad)
 	}
 }
