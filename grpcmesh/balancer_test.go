@@ -144,6 +144,8 @@ func TestBalancerAddressComesBack(t *testing.T) {
 		r.Done(balancer.DoneInfo{BytesSent: true})
 		assert.Zero(t, p.Endpoints()[0].InFlight)
 		assert.NotZero(t, p.Endpoints()[0].Latency)
+		cc.subs[0].is(connectivity.TransientFailure)
+		assert.Equal(t, 1, p.Endpoints()[0].Failures)
 	}
 }
 

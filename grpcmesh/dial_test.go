@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
@@ -150,6 +151,37 @@ func TestDialSpreads(t *testing.T) {
 		assert.Zero(t, s.InFlight)
 		assert.Equal(t, s.Address == all[0].addr, s.Failures > 0)
 	}
+}
+
+// TestDialStreams: how long a stream takes says nothing about its endpoint.
+func TestDialStreams(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t)
+	p := newPool(t, pool.Static(b.addr))
+	conn := dialTo(t, p, grpcmesh.DialConfig{})
+	for _, method := range []string{watchMethod, bidiMethod, sendMethod} {
+		_, _ = call(t.Context(), conn, method)
+		assert.Zero(t, statusOf(t, p, b.addr).Latency, method)
+	}
+	_, err := call(t.Context(), conn, checkMethod)
+	require.NoError(t, err)
+	assert.NotZero(t, statusOf(t, p, b.addr).Latency)
+}
+
+// TestDialLostConnection: a callee that says goodbye and still listens makes
+// the pool look whether others have come.
+func TestDialLostConnection(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionAge: 10 * time.Millisecond}))
+	list := book{addrs: []string{b.addr}}
+	p := gatemesh.Must(pool.New(pool.Config{Name: "callee", Resolver: &list, Interval: time.Hour, Cooldown: time.Millisecond}))
+	t.Cleanup(func() { assert.NoError(t, p.Close()) })
+	conn := dialTo(t, p, grpcmesh.DialConfig{})
+	eventually(t, "the pool looks", func() bool {
+		_, err := call(t.Context(), conn, checkMethod)
+		return assert.NoError(t, err) && list.asked.Load() > 1
+	})
+	assert.Zero(t, statusOf(t, p, b.addr).Failures)
 }
 
 // TestDialAvoidsBusyEndpoints: calls do not queue up where others hang.

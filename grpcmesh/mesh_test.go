@@ -91,11 +91,13 @@ func addrs(all ...*backend) (list []string) {
 
 // book is a Resolver whose answer changes.
 type book struct {
+	asked atomic.Int64
 	mu    sync.Mutex
 	addrs []string
 }
 
 func (b *book) Resolve(context.Context) ([]string, error) {
+	b.asked.Add(1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.addrs), nil
