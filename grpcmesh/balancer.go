@@ -3,15 +3,13 @@ package grpcmesh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/balancer"
-	"google.golang.org/grpc/balancer/base"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
@@ -19,133 +17,208 @@ import (
 	"github.com/gatemesh-go/gatemesh/routing/pool"
 )
 
-const (
-	scheme       = "gatemesh"
-	balancerName = "gatemesh_pool"
-)
+const balancerName = "gatemesh_pool"
 
-func init() {
-	// base keeps a connection to every endpoint and tells when one is ready.
-	balancer.Register(base.NewBalancerBuilder(balancerName, pickerBuilder{}, base.Config{}))
+func init() { balancer.Register(builder{}) }
+
+// builder implements balancer.Builder.
+type builder struct{}
+
+func (builder) Name() string { return balancerName }
+
+func (builder) Build(cc balancer.ClientConn, _ balancer.BuildOptions) balancer.Balancer {
+	return &connections{cc: cc, given: &given{}}
 }
 
-// endpoints is the resolver of one connection: it passes the endpoints of a
-// pool on to grpc, and new ones of the same addresses when our credentials
-// change, so that grpc connects anew.
-type endpoints struct {
-	pool *pool.Pool
-	tls  *mtls.TLS // nil for plain text
-
-	made atomic.Pointer[mtls.Credentials] // what the connections are made with
-
-	mu   sync.Mutex
-	cc   resolver.ClientConn // nil before Build and after Close
-	stop func()
-	list []*pool.Endpoint
+// connections is the balancer of one grpc.ClientConn: it keeps a connection to
+// every endpoint and has the pool choose among those that are ready. grpc calls
+// it, and the listeners of its connections, one at a time.
+//
+// grpc's balancer/base would not do. It keeps the connections to endpoints that
+// have all vanished, refuses calls while it connects to the first endpoints
+// after there were none, and cannot replace a connection without a gap.
+type connections struct {
+	cc    balancer.ClientConn
+	given *given
+	conns map[string]*connection // by address
+	ready int                    // how many of them calls can use
+	cause error                  // why a connection could not be made, last
 }
 
-// Scheme implements resolver.Builder.
-func (e *endpoints) Scheme() string { return scheme }
+// connection is a connection to an endpoint, or the attempt to make one.
+type connection struct {
+	endpoint *pool.Endpoint
+	creds    *mtls.Credentials
+	sc       balancer.SubConn
+	// state stays TransientFailure until the connection is ready: else a
+	// callee that is down would let calls wait at every new attempt.
+	state connectivity.State
+	// before serves calls until this one is ready, or is nil.
+	before *connection
+}
 
-// Build implements resolver.Builder. grpc builds again after it was idle.
-func (e *endpoints) Build(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) (resolver.Resolver, error) {
-	e.mu.Lock()
-	e.cc = cc
-	e.mu.Unlock()
-	b := &built{e: e, cc: cc}
-	b.stop = e.pool.Watch(func(list []*pool.Endpoint) {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.cc == cc {
-			e.list = list
-			e.update()
+// serves returns the connection that calls can use now, or nil.
+func (c *connection) serves() *connection {
+	switch {
+	case c.state == connectivity.Ready:
+		return c
+	case c.before != nil && c.before.state == connectivity.Ready:
+		return c.before
+	}
+	return nil
+}
+
+// shutdown closes c when the calls on it have ended.
+func (c *connection) shutdown() {
+	if c.before != nil {
+		c.before.shutdown()
+		c.before = nil
+	}
+	c.sc.Shutdown()
+}
+
+// outlives reports whether calls may go on with a connection made with the
+// credentials old until the one made with creds is ready. Where the trust has
+// changed they wait, as the callee may not trust old any more.
+func outlives(old, creds *mtls.Credentials, now time.Time) bool {
+	return old != nil && creds != nil && old.Bundles == creds.Bundles && now.Before(old.Certificate.Leaf.NotAfter)
+}
+
+// UpdateClientConnState implements balancer.Balancer.
+func (b *connections) UpdateClientConnState(s balancer.ClientConnState) error {
+	g, ok := s.ResolverState.Attributes.Value(givenKey{}).(*given)
+	if !ok {
+		return balancer.ErrBadResolverState // somebody else's resolver
+	}
+	old := b.conns
+	b.given, b.conns = g, make(map[string]*connection, len(g.endpoints))
+	for _, ep := range g.endpoints {
+		addr := ep.Address()
+		c := old[addr]
+		if c == nil || c.creds != g.creds {
+			c = b.connect(ep, c)
 		}
+		if c == nil {
+			continue // grpc is closing
+		}
+		c.endpoint = ep // that of an address which went and came is a new one
+		b.conns[addr] = c
+		delete(old, addr)
+	}
+	for _, c := range old {
+		c.shutdown()
+	}
+	b.publish()
+	return nil
+}
+
+// connect makes a connection to ep, in the place of old unless that is nil.
+func (b *connections) connect(ep *pool.Endpoint, old *connection) *connection {
+	c := &connection{endpoint: ep, creds: b.given.creds, state: connectivity.Idle}
+	sc, err := b.cc.NewSubConn([]resolver.Address{{Addr: ep.Address()}}, balancer.NewSubConnOptions{
+		StateListener: func(s balancer.SubConnState) { b.changed(c, s) },
 	})
-	return b, nil
-}
-
-// built is the resolver between a Build and its Close.
-type built struct {
-	e    *endpoints
-	cc   resolver.ClientConn
-	stop func()
-}
-
-// ResolveNow implements resolver.Resolver: grpc has lost a connection.
-func (b *built) ResolveNow(resolver.ResolveNowOptions) { b.e.pool.Refresh() }
-
-// Close implements resolver.Resolver.
-func (b *built) Close() {
-	b.stop()
-	b.e.mu.Lock()
-	defer b.e.mu.Unlock()
-	if b.e.cc == b.cc {
-		b.e.cc, b.e.list = nil, nil
+	if err != nil {
+		return nil
 	}
-}
-
-// renew has grpc connect anew if our credentials have changed.
-func (e *endpoints) renew() {
-	if e.tls == nil || e.tls.Credentials() == e.made.Load() {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.cc != nil && e.list != nil && e.tls.Credentials() != e.made.Load() {
-		e.update()
-	}
-}
-
-type (
-	credentialsKey struct{} // in Attributes: part of what makes an address another one
-	endpointKey    struct{} // in BalancerAttributes: not a part of it
-	poolKey        struct{}
-)
-
-// update passes the list on. The caller holds mu.
-func (e *endpoints) update() {
-	var with *attributes.Attributes
-	if e.tls != nil {
-		creds := e.tls.Credentials()
-		e.made.Store(creds)
-		with = attributes.New(credentialsKey{}, creds)
-	}
-	if len(e.list) == 0 {
-		e.cc.ReportError(errNoEndpoint)
-		return
-	}
-	addrs := make([]resolver.Address, len(e.list))
-	for i, ep := range e.list {
-		addrs[i] = resolver.Address{
-			Addr: ep.Address(), Attributes: with,
-			BalancerAttributes: attributes.New(endpointKey{}, ep).WithValue(poolKey{}, e.pool),
+	c.sc = sc
+	if old != nil {
+		if by := old.serves(); by != nil && outlives(by.creds, c.creds, time.Now()) {
+			c.before = by
+			if by != old {
+				old.before = nil
+			}
+		}
+		if c.before != old {
+			old.shutdown()
 		}
 	}
-	// An error would ask for another look, which comes anyway.
-	_ = e.cc.UpdateState(resolver.State{Addresses: addrs})
+	sc.Connect()
+	return c
+}
+
+// changed takes in what has become of c.
+func (b *connections) changed(c *connection, s balancer.SubConnState) {
+	current := b.conns[c.endpoint.Address()]
+	if current == nil || current != c && current.before != c {
+		return // it was shut down
+	}
+	before := current.serves()
+	switch s.ConnectivityState {
+	case connectivity.Idle:
+		c.sc.Connect()
+	case connectivity.TransientFailure:
+		b.cause = s.ConnectionError
+		now := time.Now()
+		c.endpoint.Begin(context.Background(), now).Done(now, pool.Unreachable)
+	}
+	if c.state != connectivity.TransientFailure || s.ConnectivityState == connectivity.Ready {
+		c.state = s.ConnectivityState
+	}
+	if old := current.before; old != nil && (current.state == connectivity.Ready || old.state != connectivity.Ready) {
+		current.before = nil
+		old.shutdown()
+	}
+	if b.ready == 0 || current.serves() != before {
+		b.publish()
+	}
+}
+
+// publish gives grpc a picker for what there is now.
+func (b *connections) publish() {
+	p := &picker{pool: b.given.pool, conns: make(map[*pool.Endpoint]balancer.SubConn, len(b.conns))}
+	waiting := false
+	for _, ep := range b.given.endpoints {
+		c := b.conns[ep.Address()]
+		if c == nil {
+			continue
+		}
+		if by := c.serves(); by != nil {
+			p.ready = append(p.ready, ep)
+			p.conns[ep] = by.sc
+		}
+		waiting = waiting || c.state != connectivity.TransientFailure
+	}
+	b.ready = len(p.ready)
+	s := balancer.State{ConnectivityState: connectivity.Ready, Picker: p}
+	switch {
+	case b.ready > 0:
+	case waiting:
+		s = balancer.State{ConnectivityState: connectivity.Connecting, Picker: refuses{balancer.ErrNoSubConnAvailable}}
+	case len(b.given.endpoints) == 0:
+		s = balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: refuses{errNoEndpoint}}
+	default:
+		err := fmt.Errorf("grpcmesh: no endpoint can be reached: %w", b.cause)
+		s = balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: refuses{err}}
+	}
+	b.cc.UpdateState(s)
 }
 
 var errNoEndpoint = errors.New("grpcmesh: the pool has no endpoint")
 
-// pickerBuilder implements base.PickerBuilder.
-type pickerBuilder struct{}
+// ResolverError implements balancer.Balancer. Our resolver reports none.
+func (*connections) ResolverError(error) {}
 
-func (pickerBuilder) Build(info base.PickerBuildInfo) balancer.Picker {
-	p := &picker{conns: make(map[*pool.Endpoint]balancer.SubConn, len(info.ReadySCs))}
-	for sc, i := range info.ReadySCs {
-		a := i.Address.BalancerAttributes
-		ep, _ := a.Value(endpointKey{}).(*pool.Endpoint)
-		of, _ := a.Value(poolKey{}).(*pool.Pool)
-		if ep != nil && of != nil {
-			p.pool = of
-			p.ready = append(p.ready, ep)
-			p.conns[ep] = sc
-		}
+// UpdateSubConnState implements balancer.Balancer. Listeners are told instead.
+func (*connections) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
+
+// ExitIdle implements balancer.Balancer. Connections do not stay idle.
+func (*connections) ExitIdle() {}
+
+// Close implements balancer.Balancer.
+func (b *connections) Close() {
+	for _, c := range b.conns {
+		c.shutdown()
 	}
-	if len(p.ready) == 0 {
-		return base.NewErrPicker(balancer.ErrNoSubConnAvailable)
-	}
-	return p
+	b.conns = nil
+}
+
+// refuses is a picker for when there is no connection.
+type refuses struct{ err error }
+
+// Pick implements balancer.Picker.
+func (r refuses) Pick(balancer.PickInfo) (balancer.PickResult, error) {
+	return balancer.PickResult{}, r.err
 }
 
 // picker chooses among the endpoints with a connection. It is immutable.
@@ -158,9 +231,6 @@ type picker struct {
 // Pick implements balancer.Picker.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	ep := p.pool.Choose(info.Ctx, p.ready)
-	if ep == nil {
-		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
-	}
 	attempt := ep.Begin(info.Ctx, time.Now())
 	return balancer.PickResult{SubConn: p.conns[ep], Done: func(d balancer.DoneInfo) {
 		attempt.Done(time.Now(), result(info.Ctx, d))
@@ -169,6 +239,11 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 
 // result says what the end of an RPC says about its endpoint.
 func result(ctx context.Context, d balancer.DoneInfo) pool.Result {
+	if !d.BytesSent {
+		// The connection was about to close, as after a change of credentials:
+		// grpc looks for another one.
+		return pool.Neutral
+	}
 	success := pool.Success
 	if ctx.Value(streamKey{}) != nil {
 		success = pool.Streamed

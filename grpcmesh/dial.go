@@ -30,16 +30,19 @@ type DialConfig struct {
 	Pool *pool.Pool
 	// TLS is our side of mutual TLS. When its credentials change, new calls use
 	// new connections, which present the new certificate; calls under way end
-	// undisturbed on the old ones.
+	// undisturbed on the old ones. After a change of our certificate alone, an
+	// old connection takes calls until the new one is ready, unless the old
+	// certificate has expired; after a change of the trust, calls wait for it.
 	TLS *mtls.TLS
-	// Callee says who may answer. Required with TLS.
+	// Callee says who may answer. Required with TLS, and an error without.
 	Callee mtls.Authorizer
 	// InsecurePlainText sends calls and identities in plain text to whoever
 	// answers. It is an error together with TLS.
 	InsecurePlainText bool
 	// Options are further options of the application. Its interceptors stand
-	// outside of Outbound, and credentials of its own are not for them.
-	// Default: none.
+	// outside of Outbound. Transport credentials, authority, service config and
+	// proxy are not for them: those here take precedence. What per-RPC
+	// credentials send, no Outbound sees. Default: none.
 	Options []grpc.DialOption
 }
 
@@ -48,10 +51,42 @@ type DialConfig struct {
 // reports every fault at once and connects when the first call is made. The
 // caller closes it.
 //
-// A call waits while there is an endpoint to connect to, and until its
-// deadline, which a deadline layer of Outbound can set for all; when no endpoint
-// can be reached, it fails with Unavailable.
+// A call waits while there is an endpoint that a connection is being made to,
+// and until its deadline, which a deadline layer of Outbound can set for all.
+// When the pool has no endpoint or none can be reached, it fails at once with
+// Unavailable, or waits, too, if it was made with [grpc.WaitForReady]. An
+// endpoint that cannot be reached is ejected from the pool as for HTTP calls.
 func Dial(cfg DialConfig) (*grpc.ClientConn, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	creds := insecure.NewCredentials()
+	if cfg.TLS != nil {
+		config, err := cfg.TLS.ClientConfig(cfg.Callee)
+		if err != nil {
+			return nil, err
+		}
+		creds = credentials.NewTLS(config)
+	}
+	client, err := NewClient(cfg.Outbound)
+	if err != nil {
+		return nil, err
+	}
+	b := &endpoints{pool: cfg.Pool, tls: cfg.TLS}
+	return grpc.NewClient(scheme+":///"+cfg.Service, slices.Concat(
+		[]grpc.DialOption{grpc.WithResolvers(b)}, // the first of a scheme is taken
+		cfg.Options,
+		[]grpc.DialOption{
+			grpc.WithTransportCredentials(creds), grpc.WithAuthority(cfg.Service), grpc.WithNoProxy(),
+			grpc.WithDisableServiceConfig(),
+			grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"` + balancerName + `":{}}]}`),
+		},
+		client.Options(),
+		[]grpc.DialOption{grpc.WithChainUnaryInterceptor(b.unary), grpc.WithChainStreamInterceptor(b.stream)},
+	)...)
+}
+
+func (cfg *DialConfig) validate() error {
 	var errs []error
 	fault := func(text string) { errs = append(errs, errors.New("grpcmesh: DialConfig."+text)) }
 	if host, _, err := gatemesh.CanonicalHost(cfg.Service); err != nil || host == "" {
@@ -68,31 +103,14 @@ func Dial(cfg DialConfig) (*grpc.ClientConn, error) {
 		fault("TLS is required, or InsecurePlainText")
 	case cfg.TLS != nil && cfg.InsecurePlainText:
 		fault("InsecurePlainText contradicts TLS")
+	}
+	switch {
 	case cfg.TLS != nil && cfg.Callee == nil:
 		fault("Callee is required with TLS")
+	case cfg.TLS == nil && cfg.Callee != nil:
+		fault("Callee needs TLS")
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	client, err := NewClient(cfg.Outbound)
-	if err != nil {
-		return nil, err
-	}
-	creds := insecure.NewCredentials()
-	if cfg.TLS != nil {
-		config, err := cfg.TLS.ClientConfig(cfg.Callee)
-		if err != nil {
-			return nil, err
-		}
-		creds = credentials.NewTLS(config)
-	}
-	b := &endpoints{pool: cfg.Pool, tls: cfg.TLS}
-	options := append(slices.Clone(cfg.Options),
-		grpc.WithTransportCredentials(creds), grpc.WithResolvers(b), grpc.WithDisableServiceConfig(),
-		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"`+balancerName+`":{}}]}`),
-		grpc.WithChainUnaryInterceptor(b.unary), grpc.WithChainStreamInterceptor(b.stream),
-	)
-	return grpc.NewClient(scheme+":///"+cfg.Service, append(options, client.Options()...)...)
+	return errors.Join(errs...)
 }
 
 // ServerCredentials returns the credentials of a grpc.Server that admits
@@ -103,8 +121,8 @@ func ServerCredentials(t *mtls.TLS) credentials.TransportCredentials {
 
 type streamKey struct{} // marks the contexts of streams
 
-// unary and stream look whether the credentials are still those that the
-// connections were made with. It costs a call one atomic load or two.
+// unary and stream look before every attempt whether the credentials are still
+// those that the connections were made with, which costs an atomic load or two.
 func (e *endpoints) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	e.renew()
 	return invoke(ctx, method, req, reply, cc, opts...)

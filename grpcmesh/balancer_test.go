@@ -1,0 +1,178 @@
+package grpcmesh
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/attributes"
+	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/status"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/routing/pool"
+)
+
+// fakeConn is grpc's side of the balancer.
+type fakeConn struct {
+	balancer.ClientConn
+	state balancer.State
+	subs  []*fakeSub
+}
+
+func (c *fakeConn) NewSubConn(_ []resolver.Address, opts balancer.NewSubConnOptions) (balancer.SubConn, error) {
+	s := &fakeSub{tell: opts.StateListener}
+	c.subs = append(c.subs, s)
+	return s, nil
+}
+
+func (c *fakeConn) UpdateState(s balancer.State) { c.state = s }
+
+func (c *fakeConn) pick(t *testing.T) (balancer.PickResult, error) {
+	t.Helper()
+	return c.state.Picker.Pick(balancer.PickInfo{Ctx: t.Context()})
+}
+
+type fakeSub struct {
+	balancer.SubConn
+	tell     func(balancer.SubConnState)
+	connects int
+	shut     bool
+}
+
+func (s *fakeSub) Connect()  { s.connects++ }
+func (s *fakeSub) Shutdown() { s.shut = true }
+func (s *fakeSub) is(state connectivity.State) {
+	s.tell(balancer.SubConnState{ConnectivityState: state, ConnectionError: errors.New("refused")})
+}
+
+// listed returns a pool of addresses and its endpoints.
+func listed(t *testing.T, addrs ...string) (p *pool.Pool, list []*pool.Endpoint) {
+	t.Helper()
+	p = gatemesh.Must(pool.New(pool.Config{Name: "callee", Resolver: pool.Static(addrs...)}))
+	t.Cleanup(func() { assert.NoError(t, p.Close()) })
+	p.Watch(func(l []*pool.Endpoint) { list = l })()
+	return p, list
+}
+
+func give(t *testing.T, b balancer.Balancer, g *given) {
+	t.Helper()
+	require.NoError(t, b.UpdateClientConnState(balancer.ClientConnState{
+		ResolverState: resolver.State{Attributes: attributes.New(givenKey{}, g)},
+	}))
+}
+
+// TestBalancerStates: calls wait while there is something to wait for.
+func TestBalancerStates(t *testing.T) {
+	t.Parallel()
+	cc := &fakeConn{}
+	b := builder{}.Build(cc, balancer.BuildOptions{})
+	p, list := listed(t, "127.0.0.1:1", "127.0.0.1:2")
+	wait := func() {
+		t.Helper()
+		_, err := cc.pick(t)
+		assert.Equal(t, balancer.ErrNoSubConnAvailable, err)
+		assert.Equal(t, connectivity.Connecting, cc.state.ConnectivityState)
+	}
+	refused := func(text string) {
+		t.Helper()
+		_, err := cc.pick(t)
+		assert.ErrorContains(t, err, text)
+		assert.Equal(t, connectivity.TransientFailure, cc.state.ConnectivityState)
+	}
+	serves := func(s *fakeSub) {
+		t.Helper()
+		r, err := cc.pick(t)
+		require.NoError(t, err)
+		assert.Same(t, s, r.SubConn)
+		assert.Equal(t, connectivity.Ready, cc.state.ConnectivityState)
+		r.Done(balancer.DoneInfo{BytesSent: true, BytesReceived: true})
+	}
+	assert.Equal(t, balancer.ErrBadResolverState, b.UpdateClientConnState(balancer.ClientConnState{}))
+	give(t, b, &given{pool: p})
+	refused("the pool has no endpoint")
+	give(t, b, &given{pool: p, endpoints: list})
+	wait()
+	first, second := cc.subs[0], cc.subs[1]
+	first.is(connectivity.Connecting)
+	first.is(connectivity.TransientFailure)
+	wait() // for the second
+	second.is(connectivity.TransientFailure)
+	refused("no endpoint can be reached: refused")
+	first.is(connectivity.Idle)
+	assert.Equal(t, 2, first.connects)
+	first.is(connectivity.Connecting)
+	refused("no endpoint can be reached")
+	first.is(connectivity.Ready)
+	serves(first)
+	first.is(connectivity.Idle) // lost
+	assert.Equal(t, 3, first.connects)
+	wait()
+	first.is(connectivity.Ready)
+	give(t, b, &given{pool: p, endpoints: list[1:]})
+	assert.True(t, first.shut)
+	refused("no endpoint can be reached")
+	first.is(connectivity.Shutdown)
+	second.is(connectivity.Ready)
+	serves(second)
+	give(t, b, &given{pool: p})
+	assert.True(t, second.shut)
+	refused("the pool has no endpoint")
+	b.Close()
+	second.is(connectivity.Shutdown)
+}
+
+// TestBalancerAddressComesBack: a list in which an address went and came is the
+// connection's old address with a new endpoint, which counts from now on.
+func TestBalancerAddressComesBack(t *testing.T) {
+	t.Parallel()
+	cc := &fakeConn{}
+	b := builder{}.Build(cc, balancer.BuildOptions{})
+	for range 2 {
+		p, list := listed(t, "127.0.0.1:1")
+		give(t, b, &given{pool: p, endpoints: list})
+		require.Len(t, cc.subs, 1)
+		cc.subs[0].is(connectivity.Ready)
+		r, err := cc.pick(t)
+		require.NoError(t, err)
+		assert.Equal(t, 1, p.Endpoints()[0].InFlight)
+		r.Done(balancer.DoneInfo{BytesSent: true})
+		assert.Zero(t, p.Endpoints()[0].InFlight)
+		assert.NotZero(t, p.Endpoints()[0].Latency)
+		cc.subs[0].is(connectivity.TransientFailure)
+		assert.Equal(t, 1, p.Endpoints()[0].Failures)
+	}
+}
+
+// TestBalancerResult says what the ends of RPCs mean for an endpoint.
+func TestBalancerResult(t *testing.T) {
+	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	stream := context.WithValue(t.Context(), streamKey{}, true)
+	fails := func(c codes.Code) error { return status.Error(c, "") }
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		done balancer.DoneInfo
+		want pool.Result
+	}{
+		{"not sent, the connection was gone", t.Context(), balancer.DoneInfo{}, pool.Neutral},
+		{"not sent, the connection is closing", t.Context(), balancer.DoneInfo{Err: fails(codes.Unavailable)}, pool.Neutral},
+		{"answered", t.Context(), balancer.DoneInfo{BytesSent: true}, pool.Success},
+		{"stream", stream, balancer.DoneInfo{BytesSent: true}, pool.Streamed},
+		{"answered an error", t.Context(), balancer.DoneInfo{BytesSent: true, Err: fails(codes.Internal)}, pool.Success},
+		{"unavailable", t.Context(), balancer.DoneInfo{BytesSent: true, Err: fails(codes.Unavailable)}, pool.Failure},
+		{"stream, unavailable", stream, balancer.DoneInfo{BytesSent: true, Err: fails(codes.Unavailable)}, pool.Failure},
+		{"unavailable to somebody who left", gone, balancer.DoneInfo{BytesSent: true, Err: fails(codes.Unavailable)}, pool.Neutral},
+		{"canceled", gone, balancer.DoneInfo{BytesSent: true, Err: fails(codes.Canceled)}, pool.Neutral},
+		{"deadline", t.Context(), balancer.DoneInfo{BytesSent: true, Err: fails(codes.DeadlineExceeded)}, pool.TimedOut},
+	} {
+		assert.Equal(t, test.want, result(test.ctx, test.done), test.name)
+	}
+}
