@@ -115,6 +115,7 @@ func (b *connections) UpdateClientConnState(s balancer.ClientConnState) error {
 // connect makes a connection to ep, in the place of old unless that is nil.
 func (b *connections) connect(ep *pool.Endpoint, old *connection) *connection {
 	c := &connection{endpoint: ep, creds: b.given.creds, state: connectivity.Idle}
+	//lint:ignore SA1019 one address is what it gets, and there is no other way
 	sc, err := b.cc.NewSubConn([]resolver.Address{{Addr: ep.Address()}}, balancer.NewSubConnOptions{
 		StateListener: func(s balancer.SubConnState) { b.changed(c, s) },
 	})
