@@ -48,3 +48,35 @@ func TestGRPCCodeOverHTTP(t *testing.T) {
 		assert.Equal(t, test.want, observer.outcome(t).Code, test.name)
 	}
 }
+
+// TestExposeRequestID: code that reads the id from the request finds ours, and
+// the caller's request is not changed.
+func TestExposeRequestID(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		cfg  gatemesh.EntryConfig
+		sent []string
+		same bool
+	}{
+		{"none", gatemesh.EntryConfig{ExposeRequestID: true}, nil, true},
+		{"not trusted", gatemesh.EntryConfig{ExposeRequestID: true}, []string{"X-Request-Id", "evil"}, true},
+		{"off", gatemesh.EntryConfig{}, []string{"X-Request-Id", "evil"}, false},
+	} {
+		r := request("/", test.sent...)
+		before := r.Header.Clone()
+		call, seen, _ := judge(test.cfg, r)
+		assert.Equal(t, before, r.Header, test.name)
+		assert.Equal(t, call.RequestID() == seen.Header.Get("X-Request-Id"), test.same, test.name)
+		assert.NotEqual(t, "evil", seen.Header.Get("X-Request-Id"), test.name)
+	}
+	trusted := trusting
+	trusted.ExposeRequestID = true
+	call, seen, _ := judge(trusted, request("/", "X-Request-Id", "theirs"))
+	assert.Equal(t, "theirs", call.RequestID())
+	assert.Equal(t, []string{"theirs"}, seen.Header["X-Request-Id"])
+	r := request("/")
+	r.Header = nil
+	call, seen, _ = judge(gatemesh.EntryConfig{ExposeRequestID: true}, r)
+	assert.Equal(t, call.RequestID(), seen.Header.Get("X-Request-Id"))
+}

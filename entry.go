@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -42,6 +43,11 @@ type EntryConfig struct {
 	// [AnyPeer] keeps one id through the call tree. Default: no peer's is, but
 	// that of TrustPeer.
 	TrustRequestID func(*Peer) bool
+	// ExposeRequestID puts the request id into the field X-Request-Id that the
+	// handler sees, for code that reads it there, such as middleware that would
+	// invent another one. It costs a copy of the header map for calls that came
+	// without one, or with one that is not kept.
+	ExposeRequestID bool
 	// Reserved are header fields to move off the request into [Call.Reserved]
 	// besides [IdentityHeader]; at most three. Host, Connection and X-Request-Id
 	// cannot be: Entry itself reads them.
@@ -232,6 +238,16 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 	}
 	if c.requestID == "" {
 		c.requestID = newRequestID()
+		if s.ExposeRequestID {
+			if !changed {
+				header, changed = maps.Clone(header), true
+			}
+			if header == nil {
+				header = make(map[string][]string, 1)
+			}
+			header[c.header.key(RequestIDHeader)] = []string{c.requestID}
+			c.header.fields = header
+		}
 	}
 	switch {
 	case peerErr != nil:

@@ -34,7 +34,7 @@ func (s *service) After() http.Handler {
 	quota := gatemesh.Must(ratelimit.New(ratelimit.Config{
 		Name: "consumer", Key: ratelimit.ByConsumer(), Limit: ratelimit.Limit{Requests: 20, Per: time.Minute},
 	}))
-	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
+	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{ExposeRequestID: true}))
 	chain := gatemesh.Must(gatemesh.NewChain(entry, who.Layer(), quota.Layer()))
 	h = chain.Handler(h)
 	// gatemesh: end

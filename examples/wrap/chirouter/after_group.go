@@ -27,7 +27,7 @@ func (s *service) AfterGroup() http.Handler {
 	quota := gatemesh.Must(ratelimit.New(ratelimit.Config{
 		Name: "consumer", Key: ratelimit.ByConsumer(), Limit: ratelimit.Limit{Requests: 20, Per: time.Minute},
 	}))
-	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
+	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{ExposeRequestID: true}))
 	r.Use(entry.Handler)
 	// gatemesh: end
 	r.Use(middleware.RequestID, s.logged, middleware.Recoverer, middleware.Compress(5), middleware.Timeout(timeout))
