@@ -81,8 +81,8 @@ type Outcome struct {
 	Status    int           // HTTP status; 0 for gRPC, or if none was written
 	Duration  time.Duration // from Entry to the end of the body
 	Bytes     int64         // of the response body; 0 if unknown
-	Canceled  bool          // the caller went away; neutral for every judgment of the callee
-	Expired   bool          // outbound: the deadline that the caller came with passed, not one of ours
+	Canceled  bool          // the caller went away, or its request could not be read; neutral for every judgment of the callee
+	Expired   bool          // outbound: the deadline that the caller came with passed, or any while it read the answer
 	Panicked  bool          // the handler panicked
 	Attempts  int           // outbound tries made for the call
 	Endpoint  string        // outbound: where the last one went, as of RecordEndpoint

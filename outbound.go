@@ -146,9 +146,14 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	c.matchPath = MatchForm(c.path)
 	c.host, _, _ = CanonicalHost(in.Authority)
 	if parent := x.inbound(); parent != nil {
-		c.parent, c.requestID, c.lane, c.pin = &parent.call, parent.call.requestID, parent.call.lane, parent.call.pin
+		c.parent, c.requestID, c.lane = &parent.call, parent.call.requestID, parent.call.lane
+		x.pin.version.Store(parent.pin.version.Load())
 	} else {
-		c.requestID, c.pin = newRequestID(), &x.pin
+		c.requestID = newRequestID()
+	}
+	// One version for this call in any case: also if that of the parent ends in
+	// the meantime, or has ended.
+	if c.pin = &x.pin; x.pin.version.Load() == nil {
 		x.pin.version.Store(latest.Load())
 	}
 	if in.Redirected {
@@ -253,15 +258,20 @@ func TriedEndpoint(ctx context.Context, addr string) bool {
 // other values is the application's own.
 func (x *Exchange) withheld(name string, values []string) bool {
 	for p := exchangeFrom(x.ctx); p != nil; p = exchangeFrom(p.ctx) {
-		if !slices.ContainsFunc(p.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
-			continue
-		}
-		received := p.call.header.values(name)
-		if slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) }) {
+		if p.consumes(name, values) {
 			return true
 		}
 	}
 	return false
+}
+
+// consumes reports whether a field is the credential that x was admitted with.
+func (x *Exchange) consumes(name string, values []string) bool {
+	if !slices.ContainsFunc(x.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
+		return false
+	}
+	received := x.call.header.values(name)
+	return slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) })
 }
 
 // CarriesIdentity reports whether a header field or metadata key belongs to
@@ -274,13 +284,18 @@ func CarriesIdentity(name string) bool {
 	return string(foldName(buf[:], name[:len(buf)])) == "x-gatemesh-"
 }
 
-// WithoutIdentity returns h without the fields that carry an identity, for
-// requests that do not go to the mesh. It copies h only if there are any.
-func WithoutIdentity(h map[string][]string) map[string][]string {
-	for name := range h {
-		if CarriesIdentity(name) {
+// ForeignHeader returns h, the fields of a request that does not go to the mesh,
+// without those that carry an identity and without the credential of the call
+// in ctx. It copies h only if there are any.
+func ForeignHeader(ctx context.Context, h map[string][]string) map[string][]string {
+	x := exchangeFrom(ctx)
+	ours := func(name string, values []string) bool {
+		return CarriesIdentity(name) || x != nil && (x.consumes(name, values) || x.withheld(name, values))
+	}
+	for name, values := range h {
+		if ours(name, values) {
 			h = maps.Clone(h)
-			maps.DeleteFunc(h, func(name string, _ []string) bool { return CarriesIdentity(name) })
+			maps.DeleteFunc(h, ours)
 			return h
 		}
 	}

@@ -41,7 +41,7 @@ type transport struct {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	x, d := t.out.Start(r.Context(), outboundRequest(r))
 	if x == nil {
-		if h := WithoutIdentity(r.Header); len(h) != len(r.Header) {
+		if h := ForeignHeader(r.Context(), r.Header); len(h) != len(r.Header) {
 			r = r.WithContext(r.Context())
 			r.Header = h
 		}
@@ -68,16 +68,19 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	out := r.WithContext(a.Context())
 	for {
 		out.Header = a.OutgoingHeader()
+		sent := sending(out)
 		resp, err := t.base.RoundTrip(out)
 		if err == nil && resp == nil { // net/http makes an error of it, too
 			err = errors.New("gatemesh: the transport returned neither a response nor an error")
 		}
 		at := attemptOf(a, r, resp, err)
+		sent.judge(&at.Outcome, err)
 		next := x.Again(a, at)
 		if next == nil {
 			settled = true
 			return settle(x, a, at, resp, err)
 		}
+		a = next
 		again, failed := replay(r, next)
 		if failed != nil { // the answer we have is the best there will be
 			next.Finish(Outcome{Code: Internal, Denial: errInternal.WithCause(failed)}) // it is not the callee's fault
@@ -85,7 +88,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return settle(x, next, at, resp, err)
 		}
 		discard(resp)
-		a, out = next, again
+		out = again
 	}
 }
 
@@ -139,8 +142,9 @@ func codeOf(status int, fields http.Header) Code {
 }
 
 // replay returns r for the attempt a, with its body from the beginning.
-func replay(r *http.Request, a *Exchange) (*http.Request, error) {
-	out := r.WithContext(a.Context())
+func replay(r *http.Request, a *Exchange) (out *http.Request, err error) {
+	defer recoverTo(&err) // of GetBody
+	out = r.WithContext(a.Context())
 	if r.GetBody != nil && r.Body != nil && r.Body != http.NoBody {
 		body, err := r.GetBody()
 		if err != nil {
@@ -168,7 +172,10 @@ func discard(resp *http.Response) {
 // settle hands the last answer to the caller.
 func settle(x, a *Exchange, at Attempt, resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
-		o := x.Failed(err)
+		o := at.Outcome
+		if !o.Canceled {
+			o = x.Failed(err) // the caller may have left since
+		}
 		a.Finish(o)
 		x.Finish(o)
 		return nil, err
@@ -242,6 +249,9 @@ func (b *watchedBody) end(err error) {
 		o.Code = codeOf(b.resp.StatusCode, b.resp.Trailer)
 	case err != nil && !eof:
 		o.Truncated, o.Code = true, Unavailable
+		if ctx := b.a.Context(); ctx.Err() != nil { // whoever reads slowly is not to be the callee's fault
+			o.Code, o.Expired = DeadlineExceeded, true
+		}
 	}
 	if !eof {
 		b.x.judgeCaller(&o)

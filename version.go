@@ -64,6 +64,7 @@ func (l *Live[T]) For(c *Call) *T {
 type Change struct {
 	live    any
 	prepare func() (prepared, error)
+	first   func() (made bool, err error) // makes the first configuration of an empty Live
 }
 
 // prepared is a change that cannot fail any more.
@@ -75,10 +76,25 @@ type prepared struct {
 
 // NewChange returns a change of l. build makes the new configuration of the
 // old one, which is nil for an empty l; it must have no other effect, as the
-// change may not come about. done, which may be nil, is called after it has.
+// change may not come about, and it must not call Apply or an Update, which
+// would wait for it; a New it may call. done, which may be nil, is called after
+// the change has come about.
 // Changes are built one at a time, in no order.
 func NewChange[T any](l *Live[T], build func(old *T) (*T, error), done func(old, now *T)) Change {
-	return Change{live: l, prepare: func() (prepared, error) {
+	first := func() (bool, error) {
+		if l.current.Load() != nil {
+			return false, nil
+		}
+		now, err := build(nil)
+		if err != nil || !l.current.CompareAndSwap(nil, now) { // else somebody was faster
+			return err != nil, err
+		}
+		if done != nil {
+			done(nil, now)
+		}
+		return true, nil
+	}
+	return Change{live: l, first: first, prepare: func() (prepared, error) {
 		old := l.current.Load()
 		now, err := build(old)
 		if err != nil {
@@ -99,6 +115,13 @@ func NewChange[T any](l *Live[T], build func(old *T) (*T, error), done func(old,
 // returns the faults of all. No call sees some of the changes without the
 // others. The Update method of a component is an Apply of its Change alone.
 func Apply(changes ...Change) error {
+	// What is new concerns nobody yet. So New needs no lock, and may be called
+	// while something else is built.
+	if len(changes) == 1 && changes[0].first != nil {
+		if made, err := changes[0].first(); made {
+			return err
+		}
+	}
 	all, err := apply(changes)
 	for _, p := range all {
 		p.done()

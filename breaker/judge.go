@@ -20,7 +20,7 @@ func judge(o *gatemesh.Outcome, patience time.Duration) verdict {
 		return neutral
 	case o.Canceled:
 		return neutral
-	case o.Expired && o.Duration < patience:
+	case o.Expired && (o.Reached || o.Duration < patience): // what has begun to answer is there
 		return neutral
 	case o.Truncated, o.Status == 0 && failed(o.Code):
 		return failure

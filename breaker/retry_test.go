@@ -370,7 +370,8 @@ func TestRetryConnections(t *testing.T) {
 		assert.Equal(t, 200, code)
 	}
 	assert.EqualValues(t, 30, requests.Load())
-	assert.EqualValues(t, 1, conns.Load())
+	// One, but for a machine too busy to have put the connection back in time.
+	assert.LessOrEqual(t, conns.Load(), int64(5), "of 30 attempts")
 }
 
 type closeCounter struct {
