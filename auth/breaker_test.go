@@ -86,7 +86,7 @@ func TestBR02_IssuerAway(t *testing.T) {
 					})
 				}
 				before := len(e.fetches())
-				for j.breaker.State() == breaker.Closed {
+				for j.version.Load().breaker.State() == breaker.Closed {
 					time.Sleep(100 * time.Millisecond)
 				}
 				assert.Len(t, e.fetches(), before+maxFailures, "open within the threshold")
@@ -103,7 +103,7 @@ func TestBR02_IssuerAway(t *testing.T) {
 				open.Store(false)
 				e.serve(jwksOf(jwkOf("ed", edPublic(edKey()), nil), jwkOf("next", edPublic(otherEd()), nil)))
 				time.Sleep(test.recover)
-				assert.Equal(t, breaker.Closed, j.breaker.State())
+				assert.Equal(t, breaker.Closed, j.version.Load().breaker.State())
 				assert.Equal(t, "ok", tokenReason(t, a, unknown), "it was not remembered as unknown")
 				close(stop)
 				wg.Wait()
@@ -129,8 +129,8 @@ func TestBR03_Issuers(t *testing.T) {
 		a := newAuth(t, edIssuer(t, func(is *Issuer) { is.Keys, is.Issuer = ja, "https://other.example" }),
 			edIssuer(t, func(is *Issuer) { is.Keys = jb }))
 		time.Sleep(2 * time.Minute)
-		assert.Equal(t, breaker.Open, ja.breaker.State())
-		assert.Equal(t, breaker.Closed, jb.breaker.State())
+		assert.Equal(t, breaker.Open, ja.version.Load().breaker.State())
+		assert.Equal(t, breaker.Closed, jb.version.Load().breaker.State())
 		up.serve(jwksOf(jwkOf("next", edPublic(otherEd()), nil)))
 		assert.Equal(t, "ok", tokenReason(t, a, kidToken(t, "next")), "it is fetched at once")
 	})
@@ -143,7 +143,7 @@ func TestBR02_AskedJustBefore(t *testing.T) {
 		e, w := &endpoint{}, &watcher{}
 		e.set(retryLater("40"))
 		j := newJWKS(t, e, func(c *JWKSConfig) { c.Observer = w })
-		for j.breaker.State() == breaker.Closed {
+		for j.version.Load().breaker.State() == breaker.Closed {
 			time.Sleep(time.Second)
 		}
 		n := len(e.fetches())
@@ -153,7 +153,7 @@ func TestBR02_AskedJustBefore(t *testing.T) {
 		j.poke()
 		synctest.Wait()
 		assert.Len(t, e.fetches(), n)
-		time.Sleep(j.breaker.Remaining() + time.Millisecond)
+		time.Sleep(j.version.Load().breaker.Remaining() + time.Millisecond)
 		assert.Len(t, e.fetches(), n+1, "nor does it put off the one that is due")
 	})
 }
@@ -169,7 +169,7 @@ func TestBR01_Close(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		require.NoError(t, j.Close())
-		assert.Equal(t, breaker.Closed, j.breaker.State())
+		assert.Equal(t, breaker.Closed, j.version.Load().breaker.State())
 		assert.Len(t, w.all(), maxFailures-1)
 	})
 }
@@ -194,7 +194,7 @@ func TestBR01_KeySets(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		assert.Greater(t, len(e.fetches()), 20)
-		assert.Equal(t, breaker.Closed, j.breaker.State())
+		assert.Equal(t, breaker.Closed, j.version.Load().breaker.State())
 	})
 }
 
@@ -216,10 +216,10 @@ func TestBR02_KilledServer(t *testing.T) {
 	defer func() { require.NoError(t, j.Close()) }()
 	require.Equal(t, 1, j.Refresh(t.Context(), "ed").Len())
 	dead.Store(true)
-	require.Eventually(t, func() bool { return j.breaker.State() == breaker.Open }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return j.version.Load().breaker.State() == breaker.Open }, 10*time.Second, time.Millisecond)
 	assert.Equal(t, 1, j.Refresh(t.Context(), "next").Len(), "the last good keys, at once")
 	doc.Store(jwksOf(jwkOf("ed", edPublic(edKey()), nil), jwkOf("next", edPublic(otherEd()), nil)))
 	dead.Store(false)
 	require.Eventually(t, func() bool { return j.Keys(time.Now()).Len() == 2 }, 10*time.Second, time.Millisecond)
-	assert.Equal(t, breaker.Closed, j.breaker.State())
+	assert.Equal(t, breaker.Closed, j.version.Load().breaker.State())
 }

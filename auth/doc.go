@@ -39,6 +39,14 @@
 // a minute. The first fetch that succeeds ends all that. Known keys and
 // remembered tokens notice nothing.
 //
+// # When the configuration changes
+//
+// [Authenticator.Update] and [JWKS.Update] replace a configuration while calls
+// are judged. A key set that moves to another URL or File is read there at once;
+// the keys of the old place go when that has succeeded, and not before. Who has
+// to be rid of them at once makes a new JWKS, gives it to Authenticator.Update
+// and closes the old one: tokens are then refused until its keys are there.
+//
 // # What is remembered
 //
 // A verified token is remembered for [Config.CacheTTL], and never beyond its

@@ -5,13 +5,14 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
 // JWKSConfig configures a [JWKS]. The zero JWKSConfig is invalid: one of URL
-// and File is required.
+// and File is required. All of it can be changed with [JWKS.Update].
 type JWKSConfig struct {
 	// URL is where the issuer publishes its keys, with https. Redirects are
 	// not followed: the keys would be somebody else's.
@@ -35,9 +36,10 @@ type JWKSConfig struct {
 	// Default: 1 hour. Not shorter than RefreshInterval.
 	MaxStale time.Duration
 	// Cooldown is the shortest time between two fetches, whatever key ids
-	// callers invent. After a failed fetch, the next one follows within two
-	// cool-downs, unless the third failure in a row opened the breaker and the
-	// endpoint asked for more with Retry-After, which is granted up to a minute.
+	// callers invent; only [JWKS.Update] can begin one earlier. After a failed
+	// fetch, the next one follows within two cool-downs, unless the third failure
+	// in a row opened the breaker and the endpoint asked for more with
+	// Retry-After, which is granted up to a minute.
 	// Default: 10 seconds, or RefreshInterval if that is less, which is also its
 	// upper limit.
 	Cooldown time.Duration
@@ -64,7 +66,34 @@ func (cfg JWKSConfig) withDefaults() JWKSConfig {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 1 << 20
 	}
+	if cfg.Client != nil {
+		c := *cfg.Client
+		cfg.Client = &c
+	}
 	return cfg
+}
+
+// fetchesLike reports whether a fetch with o, and what follows from its end, is
+// one with cfg, too.
+func (cfg *JWKSConfig) fetchesLike(o *JWKSConfig) bool {
+	return cfg.URL == o.URL && cfg.File == o.File && cfg.FetchTimeout == o.FetchTimeout && cfg.Cooldown == o.Cooldown &&
+		cfg.MaxBody == o.MaxBody && sameClient(cfg.Client, o.Client)
+}
+
+// sameClient compares what clients do, as they are copies.
+func sameClient(a, b *http.Client) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Timeout == b.Timeout && sameValue(a.Transport, b.Transport) && sameValue(a.Jar, b.Jar)
+}
+
+// sameValue compares values, of which foreign ones may not be comparable.
+func sameValue(a, b any) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // validate returns how to name the source in events, without what may be secret.

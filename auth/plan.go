@@ -26,15 +26,15 @@ const (
 // the fetch that somebody else needs. Hence an id that is asked for during the
 // cool-down is not forgotten: the next fetch comes as soon as it is over.
 type plan struct {
+	mu       sync.Mutex
 	cooldown time.Duration
-
-	mu      sync.Mutex
-	last    time.Time     // when the last fetch began
-	next    time.Time     // when the next one is due on schedule
-	wanted  bool          // fetch as soon as the cool-down is over
-	done    chan struct{} // closed when the fetch under way, or about to begin, ends
-	asked   []string      // ids that wait for that fetch
-	missing map[string]time.Time
+	last     time.Time     // when the last fetch began
+	ended    time.Time     // when the last one that was not replaced ended
+	next     time.Time     // when the next one is due on schedule
+	wanted   bool          // fetch as soon as the cool-down is over
+	done     chan struct{} // closed when the fetch under way, or about to begin, ends
+	asked    []string      // ids that wait for that fetch
+	missing  map[string]time.Time
 }
 
 // ask registers a token with key id kid, which is not in the current set. If
@@ -88,9 +88,32 @@ func (p *plan) end(now time.Time, found *Keys, again time.Duration) {
 	}
 	clear(p.asked)
 	p.asked = p.asked[:0]
-	p.next = now.Add(max(again, p.cooldown))
+	p.ended, p.next = now, now.Add(max(again, p.cooldown))
 	close(p.done)
 	p.done = nil
+}
+
+// update changes the cool-down, which counts from the last fetch on, and when the next fetch is due: in again after
+// the last one ended.
+func (p *plan) update(cooldown, again time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if cooldown != p.cooldown {
+		clear(p.missing) // for so many of the old ones
+	}
+	p.cooldown = cooldown
+	p.next = p.ended.Add(max(again, cooldown)) // long ago if there was none
+}
+
+// restart makes a fetch due now, from another place: what was missing from the
+// old one may be there. Who waits for a fetch waits for this one.
+func (p *plan) restart() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.missing)
+	if p.done == nil {
+		p.done = make(chan struct{})
+	}
 }
 
 // wait returns in how long a fetch is due.

@@ -3,7 +3,8 @@
 //
 // A [Source] says who we are and whom we trust, and may change its mind at any
 // time: [Files] follows PEM files, package devca is an authority in memory for
-// development and tests. [New] makes a [TLS] of a Source and an [Authorizer],
+// development and tests. [Files.Update] changes which files those are while
+// connections live. [New] makes a [TLS] of a Source and an [Authorizer],
 // which says who may connect:
 //
 //	m := gatemesh.Must(mtls.New(mtls.Config{
