@@ -1,6 +1,7 @@
 package gatemesh
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -12,13 +13,14 @@ import (
 // off, or drips, says nothing of the callee.
 type sentBody struct {
 	io.ReadCloser
+	ctx   context.Context // of the attempt
 	state atomic.Int32
 }
 
 const (
 	bodyIdle    = iota // has given what it was asked for
 	bodyReading        // somebody waits for it
-	bodyFailed         // gave an error that is not its end
+	bodyFailed         // gave an error that is not its end, or nothing until the attempt was over
 )
 
 // sending has r report on its body. It returns nil if there is none.
@@ -26,18 +28,20 @@ func sending(r *http.Request) *sentBody {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
-	b := &sentBody{ReadCloser: r.Body}
+	b := &sentBody{ReadCloser: r.Body, ctx: r.Context()}
 	r.Body = b
 	return b
 }
 
 func (b *sentBody) Read(p []byte) (int, error) {
-	b.state.Store(bodyReading)
+	inTime := b.ctx.Err() == nil
+	b.state.CompareAndSwap(bodyIdle, bodyReading)
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	// net/http waits for a Read under way before it says that time is up.
+	if err != nil && !errors.Is(err, io.EOF) || inTime && b.ctx.Err() != nil {
 		b.state.Store(bodyFailed)
 	} else {
-		b.state.Store(bodyIdle)
+		b.state.CompareAndSwap(bodyReading, bodyIdle)
 	}
 	return n, err
 }

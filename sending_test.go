@@ -44,6 +44,15 @@ func TestUploadsOfBadCallers(t *testing.T) {
 	})
 	reader, writer := io.Pipe()
 	defer writer.Close()
+	late := make(chan struct{})
+	waits := roundTrip(func(r *http.Request) (*http.Response, error) { // as net/http does
+		go func() {
+			<-r.Context().Done()
+			close(late)
+		}()
+		_, _ = r.Body.Read(make([]byte, 1))
+		return nil, r.Context().Err()
+	})
 	for _, test := range []struct {
 		name     string
 		body     io.Reader
@@ -53,6 +62,10 @@ func TestUploadsOfBadCallers(t *testing.T) {
 	}{
 		{"broken off", failingReader{broken}, reads, true, gatemesh.Canceled},
 		{"dripped", reader, hangs, true, gatemesh.Canceled},
+		{"dripped, a byte too late", readerFunc(func(p []byte) (int, error) {
+			<-late
+			return 1, nil
+		}), waits, true, gatemesh.Canceled},
 		{"whole, and the callee resets", strings.NewReader("x"), reads, false, gatemesh.Unavailable},
 		{"whole, and the callee hangs", strings.NewReader("x"), hangs, false, gatemesh.DeadlineExceeded},
 	} {
@@ -72,6 +85,10 @@ func TestUploadsOfBadCallers(t *testing.T) {
 		})
 	}
 }
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A caller that reads slowly until the deadline has had its answer begun.
 func TestDownloadsOfSlowCallers(t *testing.T) {
