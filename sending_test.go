@@ -62,7 +62,7 @@ func TestUploadsOfBadCallers(t *testing.T) {
 	}{
 		{"broken off", failingReader{broken}, reads, true, gatemesh.Canceled},
 		{"dripped", reader, hangs, true, gatemesh.Canceled},
-		{"dripped, a byte too late", readerFunc(func(p []byte) (int, error) {
+		{"dripped, a byte too late", readFunc(func(p []byte) (int, error) {
 			<-late
 			return 1, nil
 		}), waits, true, gatemesh.Canceled},
@@ -86,9 +86,9 @@ func TestUploadsOfBadCallers(t *testing.T) {
 	}
 }
 
-type readerFunc func([]byte) (int, error)
+type readFunc func([]byte) (int, error)
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A caller that reads slowly until the deadline has had its answer begun.
 func TestDownloadsOfSlowCallers(t *testing.T) {
