@@ -33,6 +33,7 @@ var arrows = map[string][]string{
 	"grpcmesh":          {"", "mtls", "routing/pool"},
 	"internal/grpctest": {},
 	"internal/dnstest":  {},
+	"internal/leaktest": {},
 	"meshtest":          {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},
 }
 
@@ -50,6 +51,7 @@ var foreign = map[string][]string{
 	"grpcmesh":          {"google.golang.org/", "golang.org/x/"},
 	"internal/grpctest": {"google.golang.org/", "golang.org/x/"},
 	"internal/dnstest":  {"golang.org/x/net/dns/dnsmessage"},
+	"internal/leaktest": {"go.uber.org/goleak"},
 }
 
 // forbidden must not be compiled into any package of the root module but those named.

@@ -11,4 +11,9 @@
 // google.rpc.ErrorInfo and google.rpc.RetryInfo, its reason and how long to
 // wait. Response fields and the request id become header metadata, except of a
 // refusal in the tap handle, from where grpc-go sends the status alone.
+//
+// [Client.Options] put an Outbound around any connection. [Dial] makes one to a
+// service of the mesh besides: mutual TLS pinned to the callee, and the
+// endpoints of a pool. Read dial.go, then resolver.go, which says where the
+// endpoints are, and balancer.go, which keeps a connection to each.
 package grpcmesh

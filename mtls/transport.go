@@ -25,9 +25,15 @@ type Transport struct {
 	tls    *TLS
 	config *tls.Config
 
-	mu   sync.Mutex // serialises the change of pools
 	pool atomic.Pointer[pool]
+
+	mu  sync.Mutex // serialises the change of pools, and guards what follows
+	old []*http.Transport
 }
+
+// maxOld bounds the pools of old credentials that are remembered. What is still
+// open of those before closes by IdleConnTimeout.
+const maxOld = 16
 
 // pool is the connections made with one version of the credentials.
 type pool struct {
@@ -64,11 +70,22 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return p.http.RoundTrip(r)
 }
 
-// CloseIdleConnections closes the connections that are not in use. Nothing
-// else needs closing.
+// CloseIdleConnections closes the connections that are not in use, those made
+// with old credentials included. Nothing else needs closing.
 func (t *Transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closeOld()
 	if p := t.pool.Load(); p != nil {
 		p.http.CloseIdleConnections()
+	}
+}
+
+// closeOld closes the connections with old credentials that have become idle.
+// The caller holds mu.
+func (t *Transport) closeOld() {
+	for _, o := range t.old {
+		o.CloseIdleConnections()
 	}
 }
 
@@ -94,8 +111,10 @@ func (t *Transport) current() (*pool, error) {
 	p := &pool{creds, newHTTPTransport(t.config.Clone())}
 	t.pool.Store(p)
 	if old != nil {
-		old.http.CloseIdleConnections() // the busy ones end by IdleConnTimeout
+		t.old = append(t.old, old.http)
+		t.old = t.old[max(0, len(t.old)-maxOld):]
 	}
+	t.closeOld() // the busy ones end by IdleConnTimeout
 	return p, nil
 }
 

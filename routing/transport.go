@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -14,18 +16,20 @@ import (
 type ownTransport struct {
 	http *http.Transport
 	h2c  *http.Transport // gRPC needs HTTP/2, also where there is no TLS to negotiate it
+	open atomic.Int64    // connections, and dials for one
 }
 
 func newTransport() *ownTransport {
-	t := &ownTransport{http: baseTransport(), h2c: baseTransport()}
+	t := &ownTransport{}
+	t.http, t.h2c = t.base(), t.base()
 	t.h2c.Protocols = new(http.Protocols)
 	t.h2c.Protocols.SetUnencryptedHTTP2(true)
 	return t
 }
 
-func baseTransport() *http.Transport {
+func (t *ownTransport) base() *http.Transport {
 	return &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:         t.dial,
 		TLSHandshakeTimeout: 5 * time.Second,
 		ForceAttemptHTTP2:   true,
 		// Else the transport would ask for gzip where the client did not, and
@@ -39,9 +43,41 @@ func baseTransport() *http.Transport {
 	}
 }
 
+var dialer = net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+
+func (t *ownTransport) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	t.open.Add(1) // net/http may finish a dial whose request took another connection
+	c, err := dialer.DialContext(ctx, network, addr)
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		t.open.Add(-1)
+		return c, err
+	}
+	return &openConn{TCPConn: tcp, closed: sync.OnceFunc(func() { t.open.Add(-1) })}, nil
+}
+
+// openConn is a connection that counts until it is closed. It is a whole
+// TCPConn: upgraded connections are closed by halves.
+type openConn struct {
+	*net.TCPConn
+	closed func()
+}
+
+func (c *openConn) Close() error {
+	c.closed()
+	return c.TCPConn.Close()
+}
+
+// close closes the connections that are idle, or become so right away: HTTP/2
+// takes a moment from the end of an answer until its stream is gone.
 func (t *ownTransport) close() {
-	t.http.CloseIdleConnections()
-	t.h2c.CloseIdleConnections()
+	for end := time.Now().Add(100 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		t.http.CloseIdleConnections()
+		t.h2c.CloseIdleConnections()
+		if t.open.Load() == 0 || time.Now().After(end) {
+			return
+		}
+	}
 }
 
 // RoundTrip implements http.RoundTripper behind the outbound gates.

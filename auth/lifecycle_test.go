@@ -1,0 +1,60 @@
+package auth
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh/internal/leaktest"
+)
+
+// TestLC01_Lifecycle does not run in parallel: it counts what is left.
+func TestLC01_Lifecycle(t *testing.T) {
+	doc := jwksOf(jwkOf("ed", edPublic(edKey()), nil))
+	file := filepath.Join(t.TempDir(), "jwks.json")
+	require.NoError(t, os.WriteFile(file, []byte(doc), 0o600))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(doc)) }))
+	defer server.Close()
+	for _, test := range []struct {
+		name string
+		n    int
+		cfg  JWKSConfig
+	}{{"file", 500, JWKSConfig{File: file}}, {"URL", 200, JWKSConfig{URL: server.URL}}} {
+		t.Run(test.name, func(t *testing.T) {
+			c := bearerCall(t, edToken(t, payload(time.Now(), nil)))
+			start := func() (*JWKS, *Authenticator, Config) {
+				j, err := NewJWKS(test.cfg)
+				require.NoError(t, err)
+				cfg := Config{Issuers: []Issuer{edIssuer(t, func(is *Issuer) { is.Keys = j })}, CacheEntries: 8}
+				a, err := New(cfg)
+				require.NoError(t, err)
+				return j, a, cfg
+			}
+			require.NoError(t, leaktest.Check(test.n, func() {
+				j, a, cfg := start()
+				require.Equal(t, "ok", reason(t, a, c))
+				cfg.CacheEntries = 16
+				require.NoError(t, a.Update(cfg))
+				require.Equal(t, "ok", reason(t, a, c))
+				require.NoError(t, j.Close())
+				require.NoError(t, j.Close())
+				require.Equal(t, "ok", reason(t, a, c), "the keys stay until MaxStale")
+			}))
+			require.NoError(t, leaktest.Check(100, func() {
+				j, a, _ := start()
+				var wg sync.WaitGroup
+				for range 2 {
+					wg.Go(func() { _, _ = a.Admit(t.Context(), c) }) // refused if there are no keys yet
+					wg.Go(func() { _ = j.Close() })
+				}
+				wg.Wait()
+			}), "closed while it is used")
+		})
+	}
+}

@@ -1,0 +1,22 @@
+package canary_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/internal/leaktest"
+)
+
+// TestLC01_Lifecycle does not run in parallel: it counts what is left. A
+// Splitter needs no closing.
+func TestLC01_Lifecycle(t *testing.T) {
+	c := call(t)
+	require.NoError(t, leaktest.Check(1000, func() {
+		s := newSplitter(t, "", weighted(1, 0))
+		require.Equal(t, "v1", version(t, s, c))
+		require.NoError(t, s.Update(canary.Config{Splits: []canary.Split{weighted(0, 1)}}))
+		require.Equal(t, "v2", version(t, s, c))
+	}))
+}

@@ -1,0 +1,36 @@
+package leaktest_test
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh/internal/leaktest"
+)
+
+func TestCheck(t *testing.T) {
+	stop := make(chan struct{})
+	var files []*os.File
+	open := func() {
+		f, err := os.Open(os.DevNull)
+		require.NoError(t, err)
+		files = append(files, f)
+	}
+	ended := func() {
+		done := make(chan struct{})
+		go close(done)
+		<-done
+	}
+	assert.NoError(t, leaktest.Check(10, ended))
+	assert.ErrorContains(t, leaktest.Check(1, func() { go func() { <-stop }() }), "unexpected goroutines")
+	if runtime.GOOS == "linux" {
+		assert.ErrorContains(t, leaktest.Check(3, open), "file descriptors before 3 cycles")
+	}
+	close(stop)
+	for _, f := range files {
+		assert.NoError(t, f.Close())
+	}
+}
