@@ -127,8 +127,9 @@ func (f *filter) passes(e *Endpoint) bool {
 // One without a sample gets a first attempt before all others, and until that
 // is answered counts as twice as slow as what it is compared with: it is not
 // flooded before it has shown anything, and not starved if its first attempt is
-// a stream that never shows a latency. One that failed before it had a sample
-// has no such preference.
+// a stream that never shows a latency. One that failed before it had a sample,
+// as a pod that was in the DNS before it listened, gets another first attempt
+// after a while.
 func cheaper(now int64, a, b *Endpoint) *Endpoint {
 	loadA, loadB := float64(a.inflight.Load()), float64(b.inflight.Load())
 	slowA, slowB := a.latency.at(now), b.latency.at(now)
@@ -138,12 +139,12 @@ func cheaper(now int64, a, b *Endpoint) *Endpoint {
 		// Equal but for what failed, and the load.
 		slowA, slowB = 1+float64(a.failures.Load()), 1+float64(b.failures.Load())
 	case newA:
-		if loadA == 0 && a.failures.Load() == 0 {
+		if loadA == 0 && a.untried(now) {
 			return a
 		}
 		slowA = 2 * slowB
 	case newB:
-		if loadB == 0 && b.failures.Load() == 0 {
+		if loadB == 0 && b.untried(now) {
 			return b
 		}
 		slowB = 2 * slowA
@@ -152,4 +153,20 @@ func cheaper(now int64, a, b *Endpoint) *Endpoint {
 		return b
 	}
 	return a
+}
+
+// untried reports whether e, which has no sample, is to have its first attempt
+// or, if that failed, another one: when it is back from an ejection, or else in
+// a second, and twice as late after each further failure, up to a minute.
+func (e *Endpoint) untried(now int64) bool {
+	n := e.failures.Load()
+	if n == 0 {
+		return true
+	}
+	at := e.failedAt.Load()
+	due := at + int64(min(time.Second<<min(n-1, 6), time.Minute))
+	if out := e.out.Load(); out > at {
+		due = out
+	}
+	return now >= due
 }

@@ -106,6 +106,40 @@ func TestFastFailureIsNotFast(t *testing.T) {
 	})
 }
 
+// An endpoint whose first attempt fails, because it was found before it served,
+// is not left alone for ever: neither once its ejection is over nor without one.
+func TestFirstFailureIsForgiven(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Config){"ejected": func(*Config) {}, "not ejected": noEjection} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, Static("old:1", "new:1"), change)
+				a := at(t, p, "old:1").Begin(t.Context(), time.Now())
+				time.Sleep(10 * time.Millisecond)
+				a.Done(time.Now(), Success)
+				got, attempts := 0, 0
+				for begin := time.Now(); time.Since(begin) < 2*time.Minute; time.Sleep(100 * time.Millisecond) {
+					e := p.Choose(t.Context(), p.state.Load().endpoints)
+					a := e.Begin(t.Context(), time.Now())
+					time.Sleep(10 * time.Millisecond)
+					switch {
+					case e.Address() == "old:1":
+						a.Done(time.Now(), Success)
+					case time.Since(begin) < 20*time.Second:
+						attempts++
+						a.Done(time.Now(), Unreachable)
+					default:
+						got++
+						a.Done(time.Now(), Success)
+					}
+				}
+				assert.Less(t, attempts, 10, "it is not flooded while it fails")
+				assert.Greater(t, got, 100, "nor starved when it works")
+			})
+		})
+	}
+}
+
 func TestLatency(t *testing.T) {
 	t.Parallel()
 	const ms, tenSeconds = time.Millisecond, int64(10 * time.Second)

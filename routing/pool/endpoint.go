@@ -18,6 +18,7 @@ type Endpoint struct {
 	inflight atomic.Int64
 	latency  latency
 	failures atomic.Int64 // in a row
+	failedAt atomic.Int64 // the last of them, as the pool's clock counts
 	// out is when the ejection ends, as the pool's clock counts; 0 is never
 	// ejected. It stays when it has passed, so that repeats are seen.
 	out     atomic.Int64
@@ -125,6 +126,7 @@ func (a *Attempt) Done(now time.Time, r Result) {
 // failed counts a failure of an attempt that began at began, and ejects e if it
 // was one too many.
 func (e *Endpoint) failed(began, at int64, unreachable bool) {
+	e.failedAt.Store(at)
 	n := e.failures.Add(1)
 	cfg := &e.pool.state.Load().version.Ejection
 	if cfg.Disable || !unreachable && n < int64(cfg.Failures) {
