@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 )
 
@@ -55,4 +56,25 @@ func (b *sentBody) judge(o *Outcome, err error) {
 	if s := b.state.Load(); s == bodyFailed || s == bodyReading && o.Code == DeadlineExceeded {
 		o.Canceled, o.Code = true, Canceled
 	}
+}
+
+// tokenChars are those of a field name (RFC 9110 §5.6.2).
+const tokenChars = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+// sendable reports whether net/http can put h on the wire (RFC 9110 §5.5). An
+// application may have copied into it what somebody sent.
+func sendable(h http.Header) bool {
+	for name, values := range h {
+		if name == "" || strings.Trim(name, tokenChars) != "" {
+			return false
+		}
+		for _, v := range values {
+			for i := range len(v) {
+				if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }

@@ -200,3 +200,25 @@ func TestNoCredentialOutside(t *testing.T) {
 	h.ServeHTTP(httptest.NewRecorder(), request("/", "Authorization", "Bearer secret"))
 	assert.Equal(t, []string{"", "Basic own"}, sent)
 }
+
+// A field that cannot be sent, as an application may copy it from a request,
+// is not a failure of the callee.
+func TestFieldsThatCannotBeSent(t *testing.T) {
+	t.Parallel()
+	server := serve(t, noContent)
+	for field, canceled := range map[[2]string]bool{
+		{"X-User", "Zo\x01"}: true, {"X User", "a"}: true, {"X-User", "a\nb"}: true, {"X-User", "Zoë\t"}: false,
+	} {
+		observer := &recorder{}
+		base := &http.Transport{DisableKeepAlives: true}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL, http.NoBody)
+		require.NoError(t, err)
+		r.Header[field[0]] = []string{field[1]}
+		resp, err := outbound(observer).Transport(base).RoundTrip(r)
+		assert.Equal(t, canceled, err != nil, field)
+		if err == nil {
+			require.NoError(t, resp.Body.Close())
+		}
+		assert.Equal(t, canceled, observer.outcome(t).Canceled, field)
+	}
+}

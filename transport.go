@@ -75,6 +75,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		at := attemptOf(a, r, resp, err)
 		sent.judge(&at.Outcome, err)
+		if err != nil && !sendable(out.Header) {
+			at.Canceled, at.Code = true, Canceled // it never left, which is not the callee's fault
+		}
 		next := x.Again(a, at)
 		if next == nil {
 			settled = true

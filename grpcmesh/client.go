@@ -148,6 +148,9 @@ func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 		if !o.Canceled {
 			o.Code = gatemesh.Code(status.Code(err))
 		}
+		if o.Code == gatemesh.Internal && !sendable(a.OutgoingHeader()) {
+			o.Canceled, o.Code = true, gatemesh.Canceled // it never left, which is not the callee's fault
+		}
 	}
 	if o.Code != gatemesh.Unavailable && !o.Canceled && o.Code != gatemesh.DeadlineExceeded {
 		o.Reached = true
@@ -164,4 +167,26 @@ func finish(x, a *gatemesh.Exchange, err error) {
 	}
 	a.Finish(o)
 	x.Finish(o)
+}
+
+// sendable reports whether grpc-go sends md: of other than binary metadata, it
+// refuses values that are not printable ASCII. An application may have copied
+// into it what somebody sent.
+func sendable(md map[string][]string) bool {
+	for name, values := range md {
+		if strings.HasSuffix(name, "-bin") {
+			continue
+		}
+		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-_.:") != "" {
+			return false
+		}
+		for _, v := range values {
+			for i := range len(v) {
+				if v[i] < ' ' || v[i] > '~' {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }

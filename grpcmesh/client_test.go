@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
@@ -131,6 +132,18 @@ func TestClientRefuses(t *testing.T) {
 
 // TestClientFinishExactlyOnce covers the four ways in which grpc lets a stream
 // end, and those of a unary call.
+// Metadata that cannot be sent is not a failure of the callee.
+func TestMetadataThatCannotBeSent(t *testing.T) {
+	t.Parallel()
+	j := newJournal()
+	conn := connect(t, echo, nil, newClient(j, gates(j, "u")...).Options()...)
+	err := conn.Invoke(metadata.AppendToOutgoingContext(t.Context(), "x-user", "Zoë"), "/s/M", &emptypb.Empty{}, &emptypb.Empty{})
+	require.Equal(t, codes.Internal, status.Code(err))
+	o := j.outcome(t)
+	assert.True(t, o.Canceled)
+	assert.False(t, o.Reached)
+}
+
 func TestClientFinishExactlyOnce(t *testing.T) {
 	t.Parallel()
 	open := func(t *testing.T, ctx context.Context, conn *grpc.ClientConn) grpc.ClientStream {

@@ -815,3 +815,39 @@ func TestProbesInDrain(t *testing.T) {
 	_, err := net.Dial("tcp", addrs["health"].String())
 	assert.Error(t, err)
 }
+
+// A client that goes on calling does not put GracefulStop off: it is what tells
+// the client to go.
+func TestGRPCBusyClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, g := newMemory(), newFakeGRPC()
+		r := run(t, serve.Config{Drain: 10 * time.Second, Servers: []serve.Server{{Name: "rpc", Listener: l, GRPC: g}}})
+		client := l.raw(t)
+		end, ended := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(ended)
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-end:
+					_, _ = io.WriteString(client, "\n")
+					_, _ = io.Copy(io.Discard, client) // the answer
+					return
+				case <-tick.C:
+					_, _ = io.WriteString(client, "x")
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		r.stop()
+		began := time.Now()
+		time.Sleep(2 * time.Second)
+		graceful, _ := g.times()
+		require.False(t, graceful.IsZero(), "it waits for the client")
+		assert.Less(t, graceful.Sub(began), 2*settle)
+		close(end)
+		<-ended
+		require.NoError(t, <-r.done)
+	})
+}

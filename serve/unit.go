@@ -83,8 +83,11 @@ type rpc struct {
 
 func (r *rpc) drain(ctx context.Context) error {
 	// GracefulStop closes connections whose handshake has not begun, and waits
-	// for handshakes that a silent client never ends.
-	r.links.settle(ctx)
+	// for handshakes that a silent client never ends. Those that have begun are
+	// in good hands with it, so a client that goes on calling is not waited for.
+	begin, cancel := context.WithTimeout(ctx, settle)
+	r.links.settle(begin)
+	cancel()
 	r.links.close(func(k *link) bool { return !k.heard.Load() })
 	graceful := make(chan struct{})
 	go func() { defer close(graceful); r.GracefulStop() }()
