@@ -25,7 +25,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 		name string
 		n    int
 		cfg  JWKSConfig
-	}{{"file", 500, JWKSConfig{File: file}}, {"URL", 200, JWKSConfig{URL: server.URL}}} {
+	}{{"file", 1000, JWKSConfig{File: file}}, {"URL", 1000, JWKSConfig{URL: server.URL}}} {
 		t.Run(test.name, func(t *testing.T) {
 			c := bearerCall(t, edToken(t, payload(time.Now(), nil)))
 			start := func() (*JWKS, *Authenticator, Config) {

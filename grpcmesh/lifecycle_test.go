@@ -47,7 +47,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 		server.Stop()
 		require.NoError(t, <-served)
 	}
-	require.NoError(t, leaktest.Check(100, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		server, served, p, conn := start()
 		for range 2 {
 			_, err := call(t.Context(), conn, checkMethod)

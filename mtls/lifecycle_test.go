@@ -34,7 +34,7 @@ func TestLC01_Files(t *testing.T) {
 	}
 	cfg := filesIn(link)
 	cfg.Interval = time.Millisecond
-	require.NoError(t, leaktest.Check(200, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		point(dirs[0])
 		f, err := mtls.NewFiles(cfg)
 		require.NoError(t, err)
@@ -64,7 +64,7 @@ func TestLC01_Transport(t *testing.T) {
 		status, _, _, err := get(t, tr, addr)
 		require.Equal(t, 404, status, errors.Join(err))
 	}
-	require.NoError(t, leaktest.Check(100, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		source.Store(first)
 		tr, err := client.Transport(exactly(t, callee))
 		require.NoError(t, err)

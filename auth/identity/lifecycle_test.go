@@ -13,7 +13,7 @@ import (
 // here needs closing.
 func TestLC01_Lifecycle(t *testing.T) {
 	p := alice()
-	require.NoError(t, leaktest.Check(150, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		m := newMinter(t, func(c *identity.MinterConfig) { c.CacheEntries = 8 })
 		keys, err := identity.NewKeys(staticKeys(t, signingKey(1).Public()))
 		require.NoError(t, err)
