@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/balancer"
@@ -55,6 +56,27 @@ type connection struct {
 	state connectivity.State
 	// before serves calls until this one is ready, or is nil.
 	before *connection
+	// uses is how many calls it was picked for that have not ended, and retired
+	// once no further one may be.
+	uses atomic.Int64
+}
+
+const retired = 1 << 62
+
+// take notes that a call will use c, or reports that none may any more.
+func (c *connection) take() bool {
+	if c.uses.Add(1) < retired {
+		return true
+	}
+	c.leave()
+	return false
+}
+
+// leave notes that a call which used c has ended.
+func (c *connection) leave() {
+	if c.uses.Add(-1) == retired {
+		go c.sc.Shutdown() // which may wait for the network, and a call should not
+	}
 }
 
 // serves returns the connection that calls can use now, or nil.
@@ -68,13 +90,21 @@ func (c *connection) serves() *connection {
 	return nil
 }
 
-// shutdown closes c when the calls on it have ended.
-func (c *connection) shutdown() {
+// retire gives c no further calls and closes it when those on it have ended.
+//
+// SubConn.Shutdown would wait for streams, too. But a call that was picked for
+// the connection and has not begun its stream by then waits in grpc (v1.85,
+// http2Client.NewStream) until all other streams have ended, which can be for
+// ever: grpc tells such calls of a GOAWAY and of a connection that is closed,
+// not of one that it drains itself.
+func (c *connection) retire() {
 	if c.before != nil {
-		c.before.shutdown()
+		c.before.retire()
 		c.before = nil
 	}
-	c.sc.Shutdown()
+	if c.uses.Or(retired) == 0 {
+		c.sc.Shutdown()
+	}
 }
 
 // outlives reports whether calls may go on with a connection made with the
@@ -106,7 +136,7 @@ func (b *connections) UpdateClientConnState(s balancer.ClientConnState) error {
 		delete(old, addr)
 	}
 	for _, c := range old {
-		c.shutdown()
+		c.retire()
 	}
 	b.publish()
 	return nil
@@ -131,7 +161,7 @@ func (b *connections) connect(ep *pool.Endpoint, old *connection) *connection {
 			}
 		}
 		if c.before != old {
-			old.shutdown()
+			old.retire()
 		}
 	}
 	sc.Connect()
@@ -142,7 +172,7 @@ func (b *connections) connect(ep *pool.Endpoint, old *connection) *connection {
 func (b *connections) changed(c *connection, s balancer.SubConnState) {
 	current := b.conns[c.endpoint.Address()]
 	if current == nil || current != c && current.before != c {
-		return // it was shut down
+		return // it was retired
 	}
 	before := current.serves()
 	switch s.ConnectivityState {
@@ -158,7 +188,7 @@ func (b *connections) changed(c *connection, s balancer.SubConnState) {
 	}
 	if old := current.before; old != nil && (current.state == connectivity.Ready || old.state != connectivity.Ready) {
 		current.before = nil
-		old.shutdown()
+		old.retire()
 	}
 	if b.ready == 0 || current.serves() != before {
 		b.publish()
@@ -167,7 +197,7 @@ func (b *connections) changed(c *connection, s balancer.SubConnState) {
 
 // publish gives grpc a picker for what there is now.
 func (b *connections) publish() {
-	p := &picker{pool: b.given.pool, conns: make(map[*pool.Endpoint]balancer.SubConn, len(b.conns))}
+	p := &picker{pool: b.given.pool, conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
 	waiting := false
 	for _, ep := range b.given.endpoints {
 		c := b.conns[ep.Address()]
@@ -176,7 +206,7 @@ func (b *connections) publish() {
 		}
 		if by := c.serves(); by != nil {
 			p.ready = append(p.ready, ep)
-			p.conns[ep] = by.sc
+			p.conns[ep] = by
 		}
 		waiting = waiting || c.state != connectivity.TransientFailure
 	}
@@ -209,7 +239,7 @@ func (*connections) ExitIdle() {}
 // Close implements balancer.Balancer.
 func (b *connections) Close() {
 	for _, c := range b.conns {
-		c.shutdown()
+		c.retire()
 	}
 	b.conns = nil
 }
@@ -226,14 +256,20 @@ func (r refuses) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 type picker struct {
 	pool  *pool.Pool
 	ready []*pool.Endpoint
-	conns map[*pool.Endpoint]balancer.SubConn
+	conns map[*pool.Endpoint]*connection
 }
 
 // Pick implements balancer.Picker.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	ep := p.pool.Choose(info.Ctx, p.ready)
+	c := p.conns[ep]
+	if !c.take() {
+		// This picker is about to be replaced, or was just now.
+		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
+	}
 	attempt := ep.Begin(info.Ctx, time.Now())
-	return balancer.PickResult{SubConn: p.conns[ep], Done: func(d balancer.DoneInfo) {
+	return balancer.PickResult{SubConn: c.sc, Done: func(d balancer.DoneInfo) {
+		c.leave()
 		attempt.Done(time.Now(), result(info.Ctx, d))
 	}}, nil
 }

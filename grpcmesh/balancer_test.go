@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
 )
 
@@ -146,6 +148,56 @@ func TestBalancerAddressComesBack(t *testing.T) {
 		assert.NotZero(t, p.Endpoints()[0].Latency)
 		cc.subs[0].is(connectivity.TransientFailure)
 		assert.Equal(t, 1, p.Endpoints()[0].Failures)
+	}
+}
+
+// TestBalancerRetires: a connection that is not to be used any more is closed
+// when the last call it was picked for has ended, and not before: grpc lets a
+// call that has not begun its stream by then wait for all others on it.
+func TestBalancerRetires(t *testing.T) {
+	t.Parallel()
+	done := balancer.DoneInfo{BytesSent: true}
+	for _, retire := range []struct {
+		name string
+		with func(t *testing.T, b balancer.Balancer, g *given)
+	}{
+		{"its address is gone", func(t *testing.T, b balancer.Balancer, g *given) {
+			give(t, b, &given{pool: g.pool})
+		}},
+		{"the trust changed", func(t *testing.T, b balancer.Balancer, g *given) {
+			give(t, b, &given{pool: g.pool, endpoints: g.endpoints, creds: &mtls.Credentials{}})
+		}},
+		{"grpc closes", func(_ *testing.T, b balancer.Balancer, _ *given) { b.Close() }},
+	} {
+		t.Run(retire.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cc := &fakeConn{}
+				b := builder{}.Build(cc, balancer.BuildOptions{})
+				p, list := listed(t, "127.0.0.1:1")
+				g := &given{pool: p, endpoints: list}
+				give(t, b, g)
+				sub := cc.subs[0]
+				sub.is(connectivity.Ready)
+				old := cc.state.Picker
+				first, err := cc.pick(t)
+				require.NoError(t, err)
+				second, err := cc.pick(t)
+				require.NoError(t, err)
+				retire.with(t, b, g)
+				_, err = old.Pick(balancer.PickInfo{Ctx: t.Context()})
+				assert.Equal(t, balancer.ErrNoSubConnAvailable, err, "a call with the picker of before takes the next")
+				assert.Equal(t, 2, p.Endpoints()[0].InFlight)
+				first.Done(done)
+				synctest.Wait()
+				assert.False(t, sub.shut)
+				sub.is(connectivity.Idle) // its connection is lost, and not made again
+				assert.Equal(t, 1, sub.connects)
+				second.Done(done)
+				synctest.Wait()
+				assert.True(t, sub.shut)
+			})
+		})
 	}
 }
 

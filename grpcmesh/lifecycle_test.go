@@ -47,14 +47,17 @@ func TestLC01_Lifecycle(t *testing.T) {
 		server.Stop()
 		require.NoError(t, <-served)
 	}
-	require.NoError(t, leaktest.Check(200, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		server, served, p, conn := start()
+		stream := openStream(t, t.Context(), conn) // open until the end
 		for range 2 {
 			_, err := call(t.Context(), conn, checkMethod)
 			require.NoError(t, err)
 			require.NoError(t, p.Update(poolOf(pool.Static(p.Endpoints()[0].Address))))
 			require.NoError(t, ours.Renew())
 		}
+		require.NoError(t, stream.SendMsg(&message{}))
+		require.NoError(t, stream.RecvMsg(&message{}))
 		stop(server, served, p, conn)
 	}))
 	require.NoError(t, leaktest.Check(50, func() {
