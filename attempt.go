@@ -26,6 +26,9 @@ type Attempt struct {
 	// Replayable says that the request can be sent again as it was. If not, the
 	// answer stands whatever the Retrier says.
 	Replayable bool
+	// Replay makes the request ready to be sent again. If it fails or panics, the
+	// answer stands. Nil if there is nothing to do.
+	Replay func() error
 }
 
 // An Answerer is a [Finisher] of an outbound call that learns of the answer
@@ -65,14 +68,15 @@ func (x *Exchange) Attempt() (*Exchange, *Denial) {
 // Again asks the [Retrier] of an outbound call whether attempt a, which ended
 // as r says, is followed by another one, and waits until it may begin. It
 // returns the next attempt, admitted; or nil if the answer stands, because the
-// Retrier says so, the caller is gone, or the gates refuse another attempt.
+// Retrier says so, the caller is gone, the request cannot be had again, or the
+// gates refuse another attempt.
 func (x *Exchange) Again(a *Exchange, r Attempt) *Exchange {
 	o := x.out.by
 	if o.retry == nil || a == x {
 		return nil
 	}
 	wait, again := x.askRetrier(a, r)
-	if !again || !r.Replayable || !sleep(x.Context(), wait) {
+	if !again || !r.Replayable || !sleep(x.Context(), wait) || !x.replay(a, r) {
 		return nil
 	}
 	next, d := x.Attempt()
@@ -98,6 +102,24 @@ func (x *Exchange) askRetrier(a *Exchange, r Attempt) (wait time.Duration, again
 	return x.out.by.retry.Retry(a.Context(), &a.call, r)
 }
 
+// replay has the request made ready, before a is given up.
+func (x *Exchange) replay(a *Exchange, r Attempt) bool {
+	if r.Replay == nil {
+		return true
+	}
+	err := func() (err error) {
+		defer recoverTo(&err)
+		return r.Replay()
+	}()
+	if err != nil {
+		observe(a.Context(), x.observer, Event{
+			Kind: EventFault, Layer: x.out.by.retries, Call: &a.call, Err: err,
+			Message: "the request could not be had again for another attempt",
+		})
+	}
+	return err == nil
+}
+
 // sleep waits for d and reports whether ctx outlived it.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if d > 0 {
@@ -112,11 +134,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // Failed returns the Outcome of an outbound call or attempt that ended with err
-// and without an answer.
+// and without an answer. A Denial says that somebody on this side refused it,
+// as a pool without endpoints does.
 func (x *Exchange) Failed(err error) Outcome {
 	d := AsDenial(x.Context(), err)
 	o := Outcome{Code: d.grpcCode()}
-	if own := (*Denial)(nil); o.Code == Internal && !errors.As(err, &own) {
+	if own := (*Denial)(nil); errors.As(err, &own) && own != nil {
+		o.Denial = own
+	} else if o.Code == Internal {
 		o.Code = Unavailable
 	}
 	x.judgeCaller(&o)

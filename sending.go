@@ -26,7 +26,7 @@ const (
 
 // sending has r report on its body. It returns nil if there is none.
 func sending(r *http.Request) *sentBody {
-	if r.Body == nil || r.Body == http.NoBody {
+	if !hasBody(r) {
 		return nil
 	}
 	b := &sentBody{ReadCloser: r.Body, ctx: r.Context()}

@@ -78,20 +78,27 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err != nil && !sendable(out.Header) {
 			at.Canceled, at.Code = true, Canceled // it never left, which is not the callee's fault
 		}
+		var body io.ReadCloser
+		if hasBody(r) {
+			at.Replay = func() (failed error) {
+				body, failed = r.GetBody() // Replayable says that there is one
+				return failed
+			}
+		}
 		next := x.Again(a, at)
 		if next == nil {
 			settled = true
-			return settle(x, a, at, resp, err)
-		}
-		a = next
-		again, failed := replay(r, next)
-		if failed != nil { // the answer we have is the best there will be
-			next.Finish(Outcome{Code: Internal, Denial: errInternal.WithCause(failed)}) // it is not the callee's fault
-			settled = true
-			return settle(x, next, at, resp, err)
+			if body != nil {
+				_ = body.Close() // nobody wants it any more
+			}
+			return settle(x, a, at, r, resp, err)
 		}
 		discard(resp)
-		out = again
+		a = next
+		out = r.WithContext(a.Context())
+		if hasBody(r) {
+			out.Body = body
+		}
 	}
 }
 
@@ -120,13 +127,16 @@ func closeBody(r *http.Request) {
 
 // attemptOf describes an attempt whose body nobody has read yet.
 func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Attempt {
-	at := Attempt{Err: err, Replayable: r.Body == nil || r.Body == http.NoBody || r.GetBody != nil}
+	at := Attempt{Err: err, Replayable: !hasBody(r) || r.GetBody != nil}
 	if err != nil {
 		at.Outcome = a.Failed(err)
 		return at
 	}
 	at.Header = resp.Header
 	at.Outcome = Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode, Reached: true}
+	if a.call.protocol == GRPC && resp.Body == nil && !hasStatus(resp.Header) {
+		at.Code = lacksStatus(at.Code)
+	}
 	a.Answered(at)
 	return at
 }
@@ -144,19 +154,19 @@ func codeOf(status int, fields http.Header) Code {
 	return CodeOf(status)
 }
 
-// replay returns r for the attempt a, with its body from the beginning.
-func replay(r *http.Request, a *Exchange) (out *http.Request, err error) {
-	defer recoverTo(&err) // of GetBody
-	out = r.WithContext(a.Context())
-	if r.GetBody != nil && r.Body != nil && r.Body != http.NoBody {
-		body, err := r.GetBody()
-		if err != nil {
-			return nil, err
-		}
-		out.Body = body
+func hasStatus(fields http.Header) bool { return fields.Get("Grpc-Status") != "" }
+
+// lacksStatus returns the code of an answer to a gRPC call that has ended
+// without one. What its HTTP status is mapped to counts; an HTTP status alone
+// makes no success, as it may be no server of gRPC that answered.
+func lacksStatus(c Code) Code {
+	if c == OK {
+		return Unknown
 	}
-	return out, nil
+	return c
 }
+
+func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
 
 // discard gives up an answer. A short body is read, so that an HTTP/1
 // connection can be used again, but not waited for.
@@ -172,21 +182,25 @@ func discard(resp *http.Response) {
 	_ = resp.Body.Close() // nor does this
 }
 
-// settle hands the last answer to the caller.
-func settle(x, a *Exchange, at Attempt, resp *http.Response, err error) (*http.Response, error) {
+// settle hands the last answer to the request r to its caller.
+func settle(x, a *Exchange, at Attempt, r *http.Request, resp *http.Response, err error) (*http.Response, error) {
 	if err != nil {
 		o := at.Outcome
 		if !o.Canceled {
 			o = x.Failed(err) // the caller may have left since
 		}
+		if o.Denial != nil {
+			x.report(x.Context(), "transport", err, o.Denial) // as a gate's refusal is
+		}
 		a.Finish(o)
 		x.Finish(o)
 		return nil, err
 	}
+	resp.Request = r // and not ours, which carries an identity
 	x.Answered(at)
 	switch {
 	case resp.Body == nil:
-		o := Outcome{Code: codeOf(resp.StatusCode, resp.Header), Status: resp.StatusCode}
+		o := at.Outcome
 		a.Finish(o)
 		x.Finish(o)
 	case a.Pending() || x.Pending() || x.observer != nil:
@@ -248,8 +262,15 @@ func (b *watchedBody) end(err error) {
 	o := Outcome{Code: codeOf(b.resp.StatusCode, b.resp.Header), Status: b.resp.StatusCode, Bytes: n}
 	eof := errors.Is(err, io.EOF)
 	switch {
-	case eof && b.resp.Trailer != nil && b.x.call.protocol == GRPC:
-		o.Code = codeOf(b.resp.StatusCode, b.resp.Trailer)
+	case b.x.call.protocol == GRPC && !hasStatus(b.resp.Header) && (eof || err == nil):
+		switch {
+		case hasStatus(b.resp.Trailer):
+			o.Code = codeOf(b.resp.StatusCode, b.resp.Trailer)
+		case eof:
+			o.Code = lacksStatus(o.Code)
+		case o.Code == OK: // closed before the status came
+			o.Canceled, o.Code = true, Canceled
+		}
 	case err != nil && !eof:
 		o.Truncated, o.Code = true, Unavailable
 		if ctx := b.a.Context(); ctx.Err() != nil { // whoever reads slowly is not to be the callee's fault

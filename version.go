@@ -4,16 +4,25 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
+	"weak"
 )
 
 // A version is the state of all configurations of the process between two
 // changes. Calls hold on to the version they began in; what a change replaced
 // hangs on the version that it ended, so that it can be found for those calls
-// and is garbage as soon as the last of them lets go.
+// and is garbage as soon as the last of them lets go, or after maxPast.
 type version struct {
-	next     atomic.Pointer[version] // nil while this is the latest
-	replaced map[any]any             // *Live[T] → *T; complete before next is set
+	next     atomic.Pointer[version]      // nil while this is the latest
+	replaced atomic.Pointer[replacements] // set before next is; nil once it is too old
 }
+
+type replacements map[any]any // *Live[T] → *T
+
+// maxPast is how long a call can see what a change has replaced. Without a
+// bound, a client that holds an upload would keep the configurations of all
+// changes since in memory, and a withdrawn key in use.
+const maxPast = time.Minute
 
 var (
 	latest   atomic.Pointer[version]
@@ -29,7 +38,8 @@ type pin struct{ version atomic.Pointer[version] }
 // calls are in progress. Every call sees, in all components, the version that
 // was current when it was accepted, until its response begins; so do the calls
 // that are made for it. What goes on after that, as a stream does, sees the
-// latest.
+// latest, and what takes longer sees no configuration a minute after it was
+// replaced, but the next.
 //
 // The zero Live is empty. It is safe for concurrent use and must not be copied.
 type Live[T any] struct{ current atomic.Pointer[T] }
@@ -51,8 +61,10 @@ func (l *Live[T]) For(c *Call) *T {
 		if next == nil {
 			return t
 		}
-		if old, ok := v.replaced[l]; ok {
-			return old.(*T)
+		if all := v.replaced.Load(); all != nil {
+			if old, ok := (*all)[l]; ok {
+				return old.(*T)
+			}
 		}
 		v = next
 	}
@@ -133,7 +145,7 @@ func apply(changes []Change) ([]prepared, error) {
 	changing.Lock()
 	defer changing.Unlock()
 	all := make([]prepared, 0, len(changes))
-	replaced := make(map[any]any, len(changes))
+	replaced := make(replacements, len(changes))
 	seen := make(map[any]bool, len(changes))
 	var errs []error
 	for _, c := range changes {
@@ -156,7 +168,13 @@ func apply(changes []Change) ([]prepared, error) {
 		return nil, err
 	}
 	ended, next := latest.Load(), new(version)
-	ended.replaced = replaced
+	ended.replaced.Store(&replaced)
+	old := weak.Make(ended) // which lives only as long as a call needs it
+	time.AfterFunc(maxPast, func() {
+		if v := old.Value(); v != nil {
+			v.replaced.Store(nil)
+		}
+	})
 	ended.next.Store(next) // from here on, calls of the ended version look at replaced
 	for _, p := range all {
 		p.commit()
