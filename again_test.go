@@ -128,6 +128,22 @@ func TestOutboundRefusedBelowTheGates(t *testing.T) {
 	})
 }
 
+// So is one of the gates that judge each attempt, which the call ends with.
+func TestOutboundRefusedFirstAttempt(t *testing.T) {
+	t.Parallel()
+	observer := &recorder{}
+	open := gatemesh.Deny(gatemesh.Unavailable, "open", "Open.")
+	rt := outbound(observer, retrying(&upTo{n: 2}), refuses("breaker", open)).Transport(&script{})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://callee/", nil)
+	require.NoError(t, err)
+	_, err = rt.RoundTrip(r)
+	require.Equal(t, open, err)
+	denied := observer.of(gatemesh.EventDenied)
+	require.Len(t, denied, 1)
+	assert.Equal(t, "breaker", denied[0].Layer)
+	assert.Equal(t, open, observer.outcome(t).Denial)
+}
+
 // The code of a gRPC call over net/http is what the callee said, and OK only if
 // it said so: a server of something else answers 200, too.
 func TestOutboundGRPCStatus(t *testing.T) {

@@ -62,6 +62,11 @@ func (x *Exchange) Attempt() (*Exchange, *Denial) {
 	a.call.attempt, a.call.received = int32(x.out.tries), time.Now()
 	a.fields = append(a.fieldBuf[:0], x.fields...)
 	_, d := a.Admit(a.Context())
+	if d != nil && x.out.tries == 1 { // there is nothing else that the call ends with
+		x.mu.Lock()
+		x.denial = d
+		x.mu.Unlock()
+	}
 	return a, d
 }
 

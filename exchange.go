@@ -337,7 +337,9 @@ func (x *Exchange) Fields() []Field { return x.fields }
 func (x *Exchange) Pending() bool { return len(x.finishers) > 0 }
 
 // Finish tells the gates that asked for it how the call ended, the last one
-// first. Only the first call has an effect.
+// first, and before them the Observer of a refusal below the gates of an
+// outbound call, as by a pool without endpoints. Only the first call has an
+// effect.
 func (x *Exchange) Finish(o Outcome) {
 	if o.Duration == 0 {
 		o.Duration = time.Since(x.call.received)
@@ -349,12 +351,16 @@ func (x *Exchange) Finish(o Outcome) {
 		x.mu.Unlock()
 		return
 	}
+	below := o.Denial != nil && x.denial == nil && x.call.outbound && x.attemptOf() == nil
 	if o.Denial == nil {
 		o.Denial = x.denial
 	}
 	x.finished, x.outcome = true, o
 	x.Begun()     // whoever keeps the Call keeps no old configurations
 	x.mu.Unlock() // from here on, nobody appends to finishers
+	if below {
+		observe(x.Context(), x.observer, Event{Kind: EventDenied, Layer: "transport", Call: &x.call, Denial: o.Denial})
+	}
 	for i := len(x.finishers) - 1; i >= 0; i-- {
 		x.finishOne(x.finishers[i], o)
 	}

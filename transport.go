@@ -189,9 +189,6 @@ func settle(x, a *Exchange, at Attempt, r *http.Request, resp *http.Response, er
 		if !o.Canceled {
 			o = x.Failed(err) // the caller may have left since
 		}
-		if o.Denial != nil {
-			x.report(x.Context(), "transport", err, o.Denial) // as a gate's refusal is
-		}
 		a.Finish(o)
 		x.Finish(o)
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/routing/pool"
 )
 
 // Client puts an Outbound around the calls of a grpc.ClientConn. Which
@@ -144,6 +145,9 @@ func (s *watchedStream) answered(yes bool) {
 func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 	o := gatemesh.Outcome{}
 	if err != nil {
+		if st := status.Convert(err); st.Code() == codes.Unavailable && st.Message() == errNoEndpoint.Error() {
+			err = pool.ErrNoEndpoint // of which grpc has kept the text
+		}
 		o = a.Failed(err)
 		if !o.Canceled {
 			o.Code = gatemesh.Code(status.Code(err))

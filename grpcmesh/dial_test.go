@@ -1,6 +1,7 @@
 package grpcmesh_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -450,12 +451,27 @@ func TestDialPoolWithoutEndpoints(t *testing.T) {
 	p := newPool(t, &list)
 	var g gated
 	g.close()
-	conn := dialTo(t, p, grpcmesh.DialConfig{Options: []grpc.DialOption{g.dialer()}})
+	var mu sync.Mutex
+	reported := map[gatemesh.EventKind]int{}
+	observer := gatemesh.ObserverFunc(func(_ context.Context, e gatemesh.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if d := cmp.Or(e.Denial, e.Outcome.Denial); d != nil && d.Reason == "no_endpoint" {
+			reported[e.Kind]++
+		}
+	})
+	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
+		Observer: observer, Mesh: gatemesh.MeshHosts(map[string]gatemesh.Destination{"callee": {Service: "callee"}}),
+	}))
+	conn := dialTo(t, p, grpcmesh.DialConfig{Outbound: out, Options: []grpc.DialOption{g.dialer()}})
 	for _, method := range methods {
 		_, err := call(t.Context(), conn, method)
 		assert.Equal(t, codes.Unavailable, status.Code(err), method)
 		assert.ErrorContains(t, err, "the pool has no endpoint")
 	}
+	mu.Lock()
+	assert.Equal(t, map[gatemesh.EventKind]int{gatemesh.EventDenied: len(methods), gatemesh.EventFinished: len(methods)}, reported)
+	mu.Unlock()
 	results := make(chan error)
 	wait := func(opts ...grpc.CallOption) {
 		results <- conn.Invoke(t.Context(), checkMethod, &message{}, &message{}, opts...)

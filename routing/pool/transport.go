@@ -48,10 +48,11 @@ type transport struct {
 	base http.RoundTripper
 }
 
-var (
-	denyNobody = gatemesh.Deny(gatemesh.Unavailable, "no_endpoint", "The service is not available.")
-	errNoURL   = errors.New("pool: the request has no URL")
-)
+// ErrNoEndpoint is the [*gatemesh.Denial] of calls to a pool that has no
+// endpoint, for adapters of other transports. It is not to be changed.
+var ErrNoEndpoint = gatemesh.Deny(gatemesh.Unavailable, "no_endpoint", "The service is not available.")
+
+var errNoURL = errors.New("pool: the request has no URL")
 
 // flight is an attempt of a request on its way, in one allocation.
 type flight struct {
@@ -132,7 +133,7 @@ func (p *Pool) pick(r *http.Request) (*Endpoint, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case p.state.Load() == nil:
-		return nil, denyNobody.WithCause(errUnset)
+		return nil, ErrNoEndpoint.WithCause(errUnset)
 	}
 	if !p.looked() {
 		select {
@@ -149,7 +150,7 @@ func (p *Pool) pick(r *http.Request) (*Endpoint, error) {
 	if err == nil {
 		err = errClosed // before the first lookup had ended
 	}
-	return nil, denyNobody.WithCause(err)
+	return nil, ErrNoEndpoint.WithCause(err)
 }
 
 // request returns the copy of r that goes to addr.
