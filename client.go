@@ -80,3 +80,25 @@ func newRequestID() string {
 	}
 	return string(b[:])
 }
+
+// nat64 is the well-known prefix of RFC 6052 §2.1.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// ClientNetwork returns what to take for one client where addresses are
+// counted: IPv4 addresses are one each, also in their IPv6 forms (mapped, and
+// behind NAT64); of IPv6 it is the network of ipv6PrefixBits, as one line
+// usually has a /64. Zones are ignored. It is the zero Prefix for an invalid
+// address.
+func ClientNetwork(a netip.Addr, ipv6PrefixBits int) netip.Prefix {
+	a = a.Unmap()
+	bits := 32
+	switch {
+	case nat64.Contains(a):
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	case a.Is6():
+		bits = ipv6PrefixBits
+	}
+	n, _ := a.Prefix(bits) // zero, if a is
+	return n
+}

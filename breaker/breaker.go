@@ -15,7 +15,8 @@ type Config struct {
 	// Name is what events call the dependency, such as "redis". Required, and
 	// it cannot change.
 	Name string
-	// Policy says when the breaker opens and for how long.
+	// Policy says when the breaker opens and for how long. Default: after 5
+	// failures in a row.
 	Policy
 	// Observer hears when the breaker opens (EventFault) and closes
 	// (EventNotice). Probes that fail in between are not reported. Default:
@@ -49,7 +50,7 @@ func (cfg Config) complete() (Config, error) {
 	if cfg.Name == "" {
 		f.add("Config.Name is required")
 	}
-	cfg.Policy = cfg.Policy.withDefaults()
+	cfg.Policy = cfg.Policy.inARow().withDefaults()
 	cfg.Policy.validate(&f)
 	return cfg, f.err()
 }
@@ -88,7 +89,7 @@ func (b *Breaker) Acquire(ctx context.Context) (*Permit, error) {
 	if cfg == nil {
 		return nil, errUnset
 	}
-	t, wait, ok := b.c.acquire(&cfg.Policy)
+	t, wait, ok := b.c.acquire(&cfg.Policy, 0)
 	if !ok {
 		return nil, errOpen.WithRetryAfter(wait)
 	}
@@ -98,8 +99,8 @@ func (b *Breaker) Acquire(ctx context.Context) (*Permit, error) {
 // Do calls fn unless the breaker is open. An error of fn is a failure of the
 // dependency; a [*gatemesh.Denial] only if its code says so, and then its
 // Retry-After counts. A panic is a failure and goes on. That the caller
-// cancelled ctx says nothing, and that its deadline passed only after
-// [Policy.Patience]; limits of the dependency's own belong into fn.
+// cancelled ctx says nothing; of its deadline see [Policy.Patience]. Limits of
+// the dependency's own belong into fn.
 func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
 	p, err := b.Acquire(ctx)
 	if err != nil {
@@ -169,7 +170,7 @@ func (p *Permit) record(v verdict, after time.Duration) {
 	if p.done.Swap(true) {
 		return
 	}
-	if now, changed := p.b.c.settle(p.ticket, v, after, &p.cfg.Policy); changed {
+	if now, changed := p.b.c.settle(p.ticket, v, after, &p.cfg.Policy, 0); changed {
 		report(p.ctx, p.cfg.Observer, p.b.c, p.ticket, now, nil)
 	}
 }

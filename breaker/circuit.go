@@ -55,6 +55,7 @@ type circuit struct {
 	cb    circuitbreaker.CircuitBreaker[any]
 	until time.Time // if not closed: when the next probe may begin
 	probe uint64    // the number of the latest probe
+	from  strangers
 }
 
 func newCircuit(name string, p *Policy) *circuit {
@@ -80,8 +81,9 @@ type ticket struct {
 }
 
 // acquire lets a call through, or says in how long to ask again. A closed
-// circuit is not locked.
-func (c *circuit) acquire(p *Policy) (t ticket, wait time.Duration, ok bool) {
+// circuit is not locked. from is the stranger that the call is made for: one
+// whose probe failed leaves the next to others for a Delay.
+func (c *circuit) acquire(p *Policy, from uint64) (t ticket, wait time.Duration, ok bool) {
 	if w := c.word.Load(); State(w&3) == Closed {
 		return ticket{word: w}, 0, true
 	}
@@ -91,7 +93,11 @@ func (c *circuit) acquire(p *Policy) (t ticket, wait time.Duration, ok bool) {
 	if c.state() == Closed {
 		return ticket{word: c.word.Load()}, 0, true
 	}
-	if wait := c.until.Sub(now); wait > 0 {
+	until := c.until
+	if from != 0 && from == c.from.prober {
+		until = until.Add(p.Delay)
+	}
+	if wait := until.Sub(now); wait > 0 {
 		return ticket{}, wait, false
 	}
 	if c.state() == Open {
@@ -105,8 +111,9 @@ func (c *circuit) acquire(p *Policy) (t ticket, wait time.Duration, ok bool) {
 
 // settle records what a call says, unless the state has changed since it
 // began. It reports the state that the circuit went into, if it did. after is
-// for how long the callee asked to be left alone.
-func (c *circuit) settle(t ticket, v verdict, after time.Duration, p *Policy) (now State, changed bool) {
+// for how long the callee asked to be left alone; from is the stranger that a
+// failed call was made for.
+func (c *circuit) settle(t ticket, v verdict, after time.Duration, p *Policy, from uint64) (now State, changed bool) {
 	if v == neutral && t.probe == 0 {
 		return 0, false
 	}
@@ -122,8 +129,16 @@ func (c *circuit) settle(t ticket, v verdict, after time.Duration, p *Policy) (n
 		}
 		return 0, false
 	case success:
+		if c.trips.rate == 0 {
+			c.from.forget() // the failures are in a row no more
+		}
 		c.cb.RecordSuccess()
 	case failure:
+		if t.probe != 0 {
+			c.from.prober = from
+		} else if !c.from.hear(from, c.trips, time.Now()) {
+			return 0, false
+		}
 		c.cb.RecordFailure()
 	}
 	if !c.sync() {

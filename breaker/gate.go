@@ -3,6 +3,7 @@ package breaker
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -12,7 +13,15 @@ import (
 // GateConfig configures a [Gate]. The zero GateConfig is all defaults.
 type GateConfig struct {
 	// Policy says when the breaker of a destination opens and for how long.
+	// Default: when half of at least 20 calls within 10 seconds failed.
 	Policy
+	// Statuses are the answers to HTTP calls that count as failures, 500 to 599.
+	// Default: 502, 503 and 504, which are about the callee. What else it
+	// answers may well be about the request, and whoever knows a request that is
+	// answered with 500 should not be able to open the breaker with it.
+	Statuses []int
+	// Codes are the same for gRPC calls. Default: Unavailable.
+	Codes []gatemesh.Code
 	// MaxDestinations bounds how many breakers there are. A further destination
 	// takes the place of one whose breaker is closed, if possible of one without
 	// calls of late. If all are open, its calls pass without a breaker, and the
@@ -28,11 +37,20 @@ type GateConfig struct {
 // what one does never concerns another. It is safe for concurrent use and needs
 // no closing. The zero Gate refuses every call; use [NewGate].
 //
-// Failures of a callee are: no answer, HTTP 5xx but 501 and 505, the codes
-// Unavailable, Internal, Unknown, DeadlineExceeded and DataLoss, and an answer
-// that breaks off. A caller that went away, a deadline of the caller below
-// [Policy.Patience], and a refusal by another gate say nothing. Everything else
-// is an answer, 4xx included.
+// Failures of a callee are: no answer, or none within the time of a [Deadline],
+// an answer that breaks off, [GateConfig.Statuses] and [GateConfig.Codes]. A
+// caller that went away, its own deadline (see [Policy.Patience]), and a refusal
+// on this side, as by another gate or a pool without endpoints, say nothing.
+// Everything else is an answer.
+//
+// One caller must not be able to take a destination away from others. So of the
+// calls that are made for one unauthenticated client, by its address (see
+// [gatemesh.ClientNetwork]), no more failures count than a quarter of MinCalls
+// in a Window, or of Failures in a row, at least one; and after its probe has
+// failed, others have a Delay to make the next. Of callers with a principal or
+// a peer, and of the application's own calls, all count: a caller that makes
+// most of a destination's calls can open its breaker, if it knows requests to
+// which that gives no answer. A rate limit for each consumer bounds that.
 //
 // A probe has succeeded when the callee begins to answer: a stream may go on
 // for ever.
@@ -60,8 +78,19 @@ func (cfg GateConfig) complete() (*GateConfig, error) {
 		cfg.MaxDestinations = 1024
 	}
 	between(&f, "GateConfig.MaxDestinations", cfg.MaxDestinations, 1, 1<<16)
-	cfg.Policy = cfg.Policy.withDefaults()
+	cfg.Policy = cfg.Policy.byRate().withDefaults()
 	cfg.Policy.validate(&f)
+	cfg.Statuses, cfg.Codes = slices.Clone(cfg.Statuses), slices.Clone(cfg.Codes)
+	if len(cfg.Statuses) == 0 {
+		cfg.Statuses = unavailableStatuses()
+	}
+	if len(cfg.Codes) == 0 {
+		cfg.Codes = []gatemesh.Code{gatemesh.Unavailable}
+	}
+	for _, s := range cfg.Statuses {
+		between(&f, "GateConfig.Statuses", s, 500, 599)
+	}
+	checkCodes(&f, "GateConfig.Codes", cfg.Codes)
 	return &cfg, f.err()
 }
 
@@ -109,7 +138,11 @@ func (g *Gate) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission,
 	if !circuit.used.Load() { // a store would take the line from the other cores
 		circuit.used.Store(true)
 	}
-	t, wait, ok := circuit.acquire(&cfg.Policy)
+	var from uint64
+	if circuit.state() != Closed {
+		from = stranger(c)
+	}
+	t, wait, ok := circuit.acquire(&cfg.Policy, from)
 	if !ok {
 		return gatemesh.Admission{}, errOpen.WithRetryAfter(wait)
 	}
@@ -172,7 +205,7 @@ var _ gatemesh.Answerer = (*pass)(nil)
 // Answered records what the header decides: failures, with what the callee
 // asks for, and the success of a probe. Other answers may still break off.
 func (p *pass) Answered(c *gatemesh.Call, a gatemesh.Attempt) {
-	switch v := judge(&a.Outcome, p.cfg.Patience); {
+	switch v := p.cfg.judge(c, &a.Outcome); {
 	case v == failure:
 		p.settle(c, v, retryAfterOf(a.Header))
 	case v == success && p.ticket.probe != 0:
@@ -182,14 +215,18 @@ func (p *pass) Answered(c *gatemesh.Call, a gatemesh.Attempt) {
 
 // Finish records how the attempt ended.
 func (p *pass) Finish(c *gatemesh.Call, o gatemesh.Outcome) {
-	p.settle(c, judge(&o, p.cfg.Patience), 0)
+	p.settle(c, p.cfg.judge(c, &o), 0)
 }
 
 func (p *pass) settle(c *gatemesh.Call, v verdict, after time.Duration) {
 	if p.done.Swap(true) {
 		return
 	}
-	if now, changed := p.circuit.settle(p.ticket, v, after, &p.cfg.Policy); changed {
+	var from uint64
+	if v == failure {
+		from = stranger(c)
+	}
+	if now, changed := p.circuit.settle(p.ticket, v, after, &p.cfg.Policy, from); changed {
 		report(context.Background(), p.cfg.Observer, p.circuit, p.ticket, now, c)
 	}
 }

@@ -95,6 +95,9 @@ func TestBR01_GRPC(t *testing.T) {
 		"bad request":    {handle: code(codes.InvalidArgument), want: codes.InvalidArgument},
 		"not found":      {handle: code(codes.NotFound), want: codes.NotFound},
 		"exhausted":      {handle: code(codes.ResourceExhausted), want: codes.ResourceExhausted},
+		"internal":       {handle: code(codes.Internal), want: codes.Internal},
+		"unknown":        {handle: code(codes.Unknown), want: codes.Unknown},
+		"data loss":      {handle: code(codes.DataLoss), want: codes.DataLoss},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,10 +131,12 @@ func TestBR01_GRPC(t *testing.T) {
 
 func TestGRPCFailures(t *testing.T) {
 	t.Parallel()
-	for _, c := range []codes.Code{codes.Unavailable, codes.Internal, codes.Unknown, codes.DeadlineExceeded, codes.DataLoss} {
+	for c, also := range map[codes.Code][]gatemesh.Code{
+		codes.Unavailable: nil, codes.DeadlineExceeded: nil, codes.Internal: {gatemesh.Internal, gatemesh.Unavailable},
+	} {
 		t.Run(c.String(), func(t *testing.T) {
 			t.Parallel()
-			s, g := &callee{}, newGate(t, func(cfg *GateConfig) { cfg.Delay = 100 * time.Millisecond })
+			s, g := &callee{}, newGate(t, func(cfg *GateConfig) { cfg.Delay, cfg.Codes = 100*time.Millisecond, also })
 			s.set(code(c))
 			client := connectGRPC(t, s, g.Layer())
 			for range 5 {

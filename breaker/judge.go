@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// judge says what the end of a call, or its answer's header, says about the
-// callee.
-func judge(o *gatemesh.Outcome, patience time.Duration) verdict {
+// judge says what the end of c, or its answer's header, says about the callee.
+func (cfg *GateConfig) judge(c *gatemesh.Call, o *gatemesh.Outcome) verdict {
 	switch {
 	case o.Panicked: // the transport, while the call was its
 		return failure
@@ -20,31 +20,36 @@ func judge(o *gatemesh.Outcome, patience time.Duration) verdict {
 		return neutral
 	case o.Canceled:
 		return neutral
-	case o.Expired && (o.Reached || o.Duration < patience): // what has begun to answer is there
-		return neutral
-	case o.Truncated, o.Status == 0 && failed(o.Code):
+	case o.Expired && (o.Reached || o.Duration < cfg.Patience || inherited(c.Parent(), c.Deadline())):
+		return neutral // what has begun to answer is there
+	case o.Truncated:
 		return failure
-	case o.Status >= 500:
-		return serverError(o.Status)
-	case o.Status >= 400: // CodeOf puts some of them with the failures
-		return success
-	case o.Status != 0 && failed(o.Code): // gRPC in an HTTP answer
+	case o.Status != 0 && o.Status != http.StatusOK, o.Status != 0 && c.Protocol() == gatemesh.HTTP:
+		return failureIf(slices.Contains(cfg.Statuses, o.Status))
+	case o.Reached, o.Status != 0: // gRPC
+		return failureIf(slices.Contains(cfg.Codes, o.Code))
+	case failed(o.Code):
 		return failure
-	case !o.Reached && o.Code != gatemesh.OK: // somebody on our side said no
+	case o.Code != gatemesh.OK: // somebody on our side said no
 		return neutral
 	}
 	return success
 }
 
-// serverError is for the statuses that say more about the callee than about
-// the request: not for what it does not implement.
-func serverError(status int) verdict {
-	if status == http.StatusNotImplemented || status == http.StatusHTTPVersionNotSupported {
-		return success
+func failureIf(yes bool) verdict {
+	if yes {
+		return failure
 	}
-	return failure
+	return success
 }
 
+// inherited reports whether end is the deadline that the call in came with, or
+// one that is later.
+func inherited(in *gatemesh.Call, end time.Time) bool {
+	return in != nil && !in.Deadline().IsZero() && !end.IsZero() && !end.Before(in.Deadline())
+}
+
+// failed is for those who got no answer.
 func failed(c gatemesh.Code) bool {
 	switch c {
 	case gatemesh.Unavailable, gatemesh.Internal, gatemesh.Unknown, gatemesh.DeadlineExceeded, gatemesh.DataLoss:
@@ -61,8 +66,14 @@ func judgeError(ctx context.Context, err error, took, patience time.Duration) (v
 		return success, 0
 	case errors.Is(ctx.Err(), context.Canceled):
 		return neutral, 0
-	case ctx.Err() != nil && took < patience:
-		return neutral, 0
+	case ctx.Err() != nil:
+		in := gatemesh.FromContext(ctx)
+		for in != nil && in.Outbound() {
+			in = in.Parent()
+		}
+		if end, _ := ctx.Deadline(); took < patience || inherited(in, end) {
+			return neutral, 0
+		}
 	}
 	var d *gatemesh.Denial
 	if !errors.As(err, &d) || d == nil {

@@ -135,9 +135,11 @@ func outbound(t testing.TB, layers ...gatemesh.Layer) *gatemesh.Outbound {
 	return out
 }
 
+// newGate returns a gate that opens after five failures in a row, unless f says
+// otherwise.
 func newGate(t testing.TB, f ...func(*GateConfig)) *Gate {
 	t.Helper()
-	var cfg GateConfig
+	cfg := GateConfig{Policy: Policy{Failures: 5}}
 	for _, f := range f {
 		f(&cfg)
 	}

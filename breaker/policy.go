@@ -10,11 +10,13 @@ import (
 // maxDelay is the longest that a breaker may stay open without a probe.
 const maxDelay = time.Minute
 
-// Policy says when a breaker opens and for how long. The zero Policy opens
-// after five failures in a row, for 5 seconds.
+// Policy says when a breaker opens and for how long. The zero Policy is all
+// defaults; whether it counts failures in a row or their rate is said where it
+// is used.
 type Policy struct {
 	// Failures is how many in a row open the breaker, however far apart they
-	// are. 1 to 1,000. Default: 5, unless FailureRate is set.
+	// are. 1 to 1,000. Where others send calls that fail by themselves, a rate
+	// is the better measure.
 	Failures int
 	// FailureRate opens the breaker when that share of the calls of a Window
 	// failed, in place of Failures. Above 0, up to 1.
@@ -34,15 +36,30 @@ type Policy struct {
 	// Delay to 1 minute. Default: 1 minute.
 	MaxDelay time.Duration
 	// Patience is how long a callee must have had for an answer if it is to
-	// count as its failure that the caller's own deadline passed. 1 ms to
-	// 1 minute. Default: 1 second.
+	// count as its failure that a deadline passed which the application gave the
+	// call. One that came with the inbound call, as of a gRPC client, never
+	// counts; that of [Deadline] always does. 1 ms to 1 minute. Default: 1
+	// second.
 	Patience time.Duration
 }
 
-func (p Policy) withDefaults() Policy {
+// inARow counts failures in a row unless p says otherwise.
+func (p Policy) inARow() Policy {
 	if p.Failures == 0 && p.FailureRate == 0 {
 		p.Failures = 5
 	}
+	return p
+}
+
+// byRate counts the rate of failures unless p says otherwise.
+func (p Policy) byRate() Policy {
+	if p.Failures == 0 && p.FailureRate == 0 {
+		p.FailureRate = 0.5
+	}
+	return p
+}
+
+func (p Policy) withDefaults() Policy {
 	if p.FailureRate != 0 {
 		if p.MinCalls == 0 {
 			p.MinCalls = 20

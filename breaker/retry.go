@@ -51,7 +51,7 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 	setDefault(&cfg.MaxRetryAfter, time.Second)
 	cfg.Statuses, cfg.Codes = slices.Clone(cfg.Statuses), slices.Clone(cfg.Codes)
 	if len(cfg.Statuses) == 0 {
-		cfg.Statuses = []int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
+		cfg.Statuses = unavailableStatuses()
 	}
 	if len(cfg.Codes) == 0 {
 		cfg.Codes = []gatemesh.Code{gatemesh.Unavailable}
@@ -67,12 +67,22 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 	for _, s := range cfg.Statuses {
 		between(&f, "RetryConfig.Statuses", s, 400, 599)
 	}
-	for _, c := range cfg.Codes {
+	checkCodes(&f, "RetryConfig.Codes", cfg.Codes)
+	return &cfg, f.err()
+}
+
+// unavailableStatuses are those by which a callee, or a proxy before it, says
+// that it cannot answer now.
+func unavailableStatuses() []int {
+	return []int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}
+}
+
+func checkCodes(f *faults, field string, codes []gatemesh.Code) {
+	for _, c := range codes {
 		if c == gatemesh.OK || c == gatemesh.Canceled || c > gatemesh.Unauthenticated {
-			f.add("RetryConfig.Codes: %v is not a code to retry", c)
+			f.add("%s: %v is not the code of a failure", field, c)
 		}
 	}
-	return &cfg, f.err()
 }
 
 func setDefault[T comparable](field *T, v T) {

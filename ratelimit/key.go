@@ -41,9 +41,9 @@ const (
 // ByClient charges the address of the client, see [gatemesh.Call.Client]: IPv4
 // by the whole address, IPv6 by its first ipv6PrefixBits bits, because one
 // customer's line usually has a /64 or more of them. 0 stands for 64; 32 to
-// 128 are valid. IPv6 forms of IPv4 addresses (mapped, and the NAT64 prefix
-// 64:ff9b::/96 of RFC 6052) count as IPv4; zones are ignored. Calls whose
-// address is unknown, as on Unix sockets, share one key.
+// 128 are valid. IPv6 forms of IPv4 addresses count as IPv4, see
+// [gatemesh.ClientNetwork]. Calls whose address is unknown, as on Unix sockets,
+// share one key.
 //
 // The layer gives [gatemesh.FactClientLimit].
 func ByClient(ipv6PrefixBits int) Key {
@@ -171,24 +171,16 @@ func appendPart(dst []byte, part string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(part))), part...)
 }
 
-// appendClient appends an address, which is not an IPv6-mapped one, or the
-// network it is in.
+// appendClient appends the network that stands for a client.
 func appendClient(dst []byte, a netip.Addr, bits int) []byte {
+	n := gatemesh.ClientNetwork(a, bits)
 	switch {
-	case !a.IsValid():
+	case !n.IsValid():
 		return append(dst, tagUnknown)
-	case a.Is4():
-		b := a.As4()
+	case n.Addr().Is4():
+		b := n.Addr().As4()
 		return append(append(dst, tagIPv4), b[:]...)
 	}
-	b := a.As16()
-	if nat64 := [12]byte{0, 0x64, 0xff, 0x9b}; [12]byte(b[:12]) == nat64 {
-		return append(append(dst, tagIPv4), b[12:]...)
-	}
-	whole, rest := bits/8, bits%8
-	dst = append(append(dst, tagIPv6), b[:whole]...)
-	if rest > 0 {
-		dst = append(dst, b[whole]&^(0xff>>rest))
-	}
-	return append(dst, byte(bits))
+	b := n.Addr().As16()
+	return append(append(append(dst, tagIPv6), b[:(bits+7)/8]...), byte(bits))
 }
