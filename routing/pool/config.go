@@ -49,7 +49,8 @@ type Config struct {
 	// which is also its upper limit; at least 1 ms.
 	Cooldown time.Duration
 	// MaxEndpoints bounds how many endpoints are used: the first ones in the
-	// order of their addresses. The Observer hears when there are more.
+	// order of their addresses. The Observer hears when there are more. As many
+	// are remembered of those that were lost; see [Ejection.Max].
 	// Default: 1,000; at most 10,000.
 	MaxEndpoints int
 	// Ejection says when an endpoint that fails is left alone for a while.
@@ -73,13 +74,15 @@ type Ejection struct {
 	// 1 ms.
 	Base time.Duration
 	// Max bounds the time. An endpoint that was in for that long without a
-	// break starts over with Base. Default: 1 min, or Base if that is more,
-	// which is also its lower limit; at most 1 h.
+	// break starts over with Base, and one whose address lookups have not found
+	// for that long is forgotten. Default: 1 min, or Base if that is more, which
+	// is also its lower limit; at most 1 h.
 	Max time.Duration
 	// MaxPercent bounds the share of endpoints that are out, in percent,
 	// rounded down. One endpoint always stays in. If a larger share of those
-	// to choose from is out, because others have left, ejections are ignored:
-	// the few that are in could not carry the load. Default: 50; 1 to 100.
+	// to choose from is out, because others have left or these have come back,
+	// ejections are ignored: the few that are in could not carry the load.
+	// Default: 50; 1 to 100.
 	MaxPercent int
 }
 

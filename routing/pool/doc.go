@@ -14,7 +14,9 @@
 // that joins gets its share within seconds: also while every connection is
 // healthy, which is when a client that looks up only on trouble never would.
 // A failed connection brings the next lookup forward. Endpoints that are no
-// longer found get no new attempts; those under way end undisturbed.
+// longer found get no new attempts; those under way end undisturbed. What is
+// known of them is kept for [Ejection.Max], in case an answer of the DNS has
+// left them out for a moment.
 //
 // # Choice
 //
