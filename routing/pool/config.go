@@ -62,11 +62,25 @@ type Config struct {
 
 // Ejection configures passive outlier ejection: endpoints are judged by how
 // the attempts at them end. The zero Ejection has the documented defaults.
+//
+// How they end is not up to the endpoint alone: a client may have requests that
+// bring forth a [Failure] wherever they go. While more than half of the
+// endpoints have failed the last time, a Failure ejects none: a client who is
+// alone, or has most of the load, ejects nobody once its attempts have gone to
+// more than half. One among others still can: it takes Failures attempts of its
+// own at an endpoint in a row, with no success of another client between them,
+// while the last attempt at half of the endpoints was no failure. Whatever a
+// client does, no more than MaxPercent are out, each for no longer than Max at a
+// time, and those that are in get the load. Where that is too much, choose a
+// lower MaxPercent, more Failures, or Disable. [Unreachable] counts always: a
+// client brings it forth only by what ends the process of an endpoint, or keeps
+// it from accepting connections.
 type Ejection struct {
 	// Disable keeps endpoints in, however they fail.
 	Disable bool
 	// Failures is how many attempts in a row have to end in [Failure]. One
-	// [Unreachable] is enough, whatever Failures says. Default: 5; 1 to 1,000.
+	// [Unreachable] is enough, whatever Failures says and others show. Default:
+	// 5; 1 to 1,000.
 	Failures int
 	// Base is how long an endpoint is left alone the first time. Each repeat
 	// doubles it. An endpoint that comes back is out again at its next failure,
@@ -82,7 +96,7 @@ type Ejection struct {
 	// rounded down. One endpoint always stays in. If a larger share of those
 	// to choose from is out, because others have left or these have come back,
 	// ejections are ignored: the few that are in could not carry the load.
-	// Default: 50; 1 to 100.
+	// Default: 50; 1 to 100. Above 50, only [Unreachable] adds to it.
 	MaxPercent int
 }
 

@@ -33,7 +33,9 @@
 // # Ejection
 //
 // An endpoint that fails [Ejection.Failures] times in a row, or cannot be
-// connected to once, is out for [Ejection.Base], and longer at each repeat. No
+// connected to once, is out for [Ejection.Base], and longer at each repeat. If
+// more than half of the endpoints fail it is no outlier, and stays in unless it
+// cannot be connected to: the fault is that of the requests. No
 // more than [Ejection.MaxPercent] are out at a time, and never all: a fault of
 // the network or of our own must not leave nobody to ask. If more of those to
 // choose from are out nevertheless, nobody is taken to be out.

@@ -138,7 +138,7 @@ func (e *Endpoint) failed(began, at int64, unreachable bool) {
 	if began < e.out.Load() {
 		return
 	}
-	e.pool.eject(e, began, at)
+	e.pool.eject(e, began, at, unreachable)
 }
 
 // EndpointStatus is what a pool knows of an endpoint at one moment, for pages
