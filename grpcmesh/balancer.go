@@ -131,7 +131,7 @@ func (b *connections) UpdateClientConnState(s balancer.ClientConnState) error {
 		if c == nil {
 			continue // grpc is closing
 		}
-		c.endpoint = ep // that of an address which went and came is a new one
+		c.endpoint = ep // a new one if the pool is, or had forgotten the address
 		b.conns[addr] = c
 		delete(old, addr)
 	}

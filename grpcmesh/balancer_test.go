@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -129,9 +130,66 @@ func TestBalancerStates(t *testing.T) {
 	second.is(connectivity.Shutdown)
 }
 
-// TestBalancerAddressComesBack: a list in which an address went and came is the
-// connection's old address with a new endpoint, which counts from now on.
+// TestBalancerAddressComesBack: an address that the pool lost and found again
+// has a new connection and its old endpoint, with the calls that are still under
+// way on the old connection and with its ejection.
 func TestBalancerAddressComesBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cc := &fakeConn{}
+		b := builder{}.Build(cc, balancer.BuildOptions{})
+		const stays, flaps = "127.0.0.1:1", "127.0.0.1:2"
+		p, _ := listed(t, stays, flaps)
+		update := func(addrs ...string) {
+			t.Helper()
+			require.NoError(t, p.Update(pool.Config{Name: "callee", Resolver: pool.Static(addrs...)}))
+		}
+		defer p.Watch(func(l []*pool.Endpoint) { give(t, b, &given{pool: p, endpoints: l}) })()
+		pick := func() balancer.PickResult {
+			t.Helper()
+			r, err := cc.pick(t)
+			require.NoError(t, err)
+			return r
+		}
+		done := balancer.DoneInfo{BytesSent: true}
+		cc.subs[1].is(connectivity.Ready)
+		call := pick()
+		cc.subs[0].is(connectivity.Ready)
+		cc.subs[1].is(connectivity.TransientFailure)
+		until := p.Endpoints()[1].EjectedUntil
+		require.NotZero(t, until)
+
+		update(stays)
+		time.Sleep(time.Second)
+		update(stays, flaps)
+		require.Len(t, cc.subs, 3)
+		cc.subs[2].is(connectivity.Ready)
+		assert.Equal(t, 1, p.Endpoints()[1].InFlight)
+		assert.Equal(t, until, p.Endpoints()[1].EjectedUntil)
+		for range 100 {
+			r := pick()
+			assert.Same(t, cc.subs[0], r.SubConn, "it is still out")
+			r.Done(done)
+		}
+		assert.False(t, cc.subs[1].shut)
+		call.Done(done)
+		synctest.Wait()
+		assert.True(t, cc.subs[1].shut)
+		assert.Zero(t, p.Endpoints()[1].InFlight)
+
+		time.Sleep(time.Until(until))
+		busy, r := pick(), pick()
+		assert.Same(t, cc.subs[2], r.SubConn, "the other one is busy")
+		assert.Equal(t, 1, p.Endpoints()[1].InFlight, "and back, on the new connection")
+		busy.Done(done)
+		r.Done(done)
+		assert.Zero(t, p.Endpoints()[1].InFlight)
+	})
+}
+
+// TestBalancerNewEndpoint: the new endpoint of an address that has a connection
+// counts from now on.
+func TestBalancerNewEndpoint(t *testing.T) {
 	t.Parallel()
 	cc := &fakeConn{}
 	b := builder{}.Build(cc, balancer.BuildOptions{})

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/breaker"
@@ -13,7 +15,9 @@ import (
 )
 
 // byDNS is where Kubernetes answers for a service: over TLS if we are a member
-// of the mesh. Of a headless service, every pod gets its share.
+// of the mesh. Of a headless service, every pod gets its share, at the port of
+// the service: its address records do not say that the pods listen at another
+// one (targetPort). For such a service there is -upstream with its SRV record.
 func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Observer) (routing.Upstream, error) {
 	scheme, port := "http", cmp.Or(d.Port, 80)
 	if o.meshCert != "" {
@@ -24,17 +28,49 @@ func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Obse
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	dns, err := pool.NewDNS(pool.DNSConfig{Host: host + ".", Port: port})
-	if err != nil {
-		return u, err
+	return u, o.balance(b, &u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
+}
+
+// bySRV has the upstreams with an SRV name in their URL, such as
+// http://_http._tcp.orders.shop.svc.cluster.local, go to what it finds. That
+// Kubernetes has one for every named port of a service, and for a headless one
+// it says at which port the pods listen.
+func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
+	var errs []error
+	for i := range b.edge.Upstreams {
+		u := &b.edge.Upstreams[i]
+		to, err := url.Parse(u.URL)
+		if err != nil || !strings.HasPrefix(to.Host, "_") {
+			continue // what is wrong with a URL, the router says
+		}
+		if to.Port() != "" {
+			errs = append(errs, fmt.Errorf("-upstream %s: %s has a port, which its SRV record says", u.Service, u.URL))
+			continue
+		}
+		errs = append(errs, o.balance(b, u, pool.DNSConfig{SRV: to.Host}, observer))
 	}
-	endpoints, err := pool.New(pool.Config{Name: d.Service + "." + d.Namespace, Resolver: dns, Observer: observer})
+	return errors.Join(errs...)
+}
+
+// balance has each call to u go to one of the endpoints that are found as cfg
+// says.
+func (o *options) balance(b *built, u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) error {
+	cfg.Resolver = o.resolver
+	dns, err := pool.NewDNS(cfg)
 	if err != nil {
-		return u, err
+		return err
+	}
+	name := u.Service
+	if u.Namespace != "" {
+		name += "." + u.Namespace
+	}
+	endpoints, err := pool.New(pool.Config{Name: name, Resolver: dns, Observer: observer})
+	if err != nil {
+		return err
 	}
 	b.closes = append(b.closes, endpoints.Close)
 	u.Balance = endpoints.Transport
-	return u, nil
+	return nil
 }
 
 // buildCalls says what happens to each call to an upstream: a span around it,

@@ -42,6 +42,7 @@ type options struct {
 	meshCert, meshKey, meshCA        string
 	lameDuck, drain                  time.Duration
 	started                          func(map[string]net.Addr) // for tests
+	resolver                         *net.Resolver             // for tests; nil is that of the system
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -54,7 +55,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
-	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS. \"default\" serves everything without -manifests", func(s string) error {
+	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
 		u, err := parseUpstream(s)
 		o.upstreams = append(o.upstreams, u)
 		return err
@@ -161,7 +162,7 @@ func (b *built) close() {
 // build reads every file and reports all faults at once.
 func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 	b = &built{edge: edge.Config{
-		Upstreams: o.upstreams, TrustedProxies: o.trusted,
+		Upstreams: slices.Clone(o.upstreams), TrustedProxies: o.trusted,
 		ClientLimit: o.clientRate.Limit, ConsumerLimit: o.rate.Limit, Observer: observer,
 	}}
 	name, namespace, _ := strings.Cut(o.workload, ".")
@@ -169,7 +170,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.buildManifests(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer))
+	err = errors.Join(o.bySRV(b, observer), o.buildManifests(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer))
 	noAuth := o.jwks == "" && o.apiKeys == ""
 	if noAuth && o.rate.Limit != (ratelimit.Limit{}) {
 		err = errors.Join(err, errors.New("-rate counts consumers, which takes -jwks or -api-keys; to limit addresses use -client-rate"))

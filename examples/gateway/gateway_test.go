@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth"
+	"github.com/gatemesh-go/gatemesh/internal/dnstest"
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 )
 
@@ -44,8 +46,14 @@ func upstream(t *testing.T) string {
 // startGateway runs the gateway and returns the addresses of its servers.
 func startGateway(t *testing.T, args ...string) map[string]net.Addr {
 	t.Helper()
+	return startGatewayWith(t, func(*options) {}, args...)
+}
+
+func startGatewayWith(t *testing.T, change func(*options), args ...string) map[string]net.Addr {
+	t.Helper()
 	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
 	require.NoError(t, err)
+	change(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	o.started = func(a map[string]net.Addr) { started <- a }
@@ -105,6 +113,23 @@ func TestPlainProxy(t *testing.T) {
 	_, body = get(t, client, "http://"+addrs["admin"].String()+"/config", nil)
 	assert.Contains(t, body, `"entry"`)
 	assert.Contains(t, body, `"route"`)
+}
+
+// The pods of a headless service listen at a port that its address records do
+// not say, and the SRV record does; the manifests have that of the service.
+func TestUpstreamBySRV(t *testing.T) {
+	dns, err := dnstest.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, dns.Close()) })
+	at := netip.MustParseAddrPort(strings.TrimPrefix(upstream(t), "http://"))
+	dns.Set("pod-1.user-service.production.svc.cluster.local", at.Addr())
+	dns.SetSRV("_http._tcp.user-service.production.svc.cluster.local",
+		dnstest.SRV{Target: "pod-1.user-service.production.svc.cluster.local", Port: at.Port()})
+	addrs := startGatewayWith(t, func(o *options) { o.resolver = dns.Resolver() },
+		"-upstream", "default=http://_http._tcp.user-service.production.svc.cluster.local")
+	resp, body := get(t, plainClient(t), "http://"+addrs["public"].String()+"/a", nil)
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.Equal(t, "upstream", body)
 }
 
 func TestAPIKeysAndRate(t *testing.T) {
@@ -184,6 +209,8 @@ func TestMistakes(t *testing.T) {
 		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
 		{"upstream port", []string{"-upstream", "a:0=http://x"}, []string{`"0" is not a port`}},
 		{"upstream URL", []string{"-upstream", "default=ftp://x"}, []string{"Config.Upstreams[0].URL must start with http:// or https://"}},
+		{"SRV with a port", []string{"-upstream", "default=http://_http._tcp.x:80"}, []string{"has a port, which its SRV record says"}},
+		{"SRV that is none", []string{"-upstream", "default=http://_http..x"}, []string{"DNSConfig.SRV"}},
 		{"port taken", []string{"-upstream", "default=http://x", "-listen", taken.Addr().String()},
 			[]string{"serve: public: listen tcp " + taken.Addr().String() + ": bind: address already in use"}},
 		{"manifest field", []string{"-manifests", bad}, []string{"r.yaml:6:", "hostname"}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -232,6 +233,73 @@ func TestEjection(t *testing.T) {
 		try(t, at(t, p, "b:1"), Failure)
 		assert.Equal(t, time.Now().Add(10*time.Second), statusOf(t, p, "b:1").EjectedUntil, "out again at the next failure of any kind")
 	})
+}
+
+// Requests that fail wherever they go say nothing about an endpoint. A client
+// who has such ones, or something that all endpoints depend on and that is down,
+// ejects nobody.
+func TestFailuresOfAllEjectNobody(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{2, 3, 4, 10} {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, Static(numbered(n)...), func(c *Config) { c.Ejection.MaxPercent = 100 })
+				warm(p)
+				all := p.state.Load().endpoints
+				for range 4 { // one less than Failures
+					for _, e := range all {
+						try(t, e, Failure)
+					}
+				}
+				for range 1_000 {
+					try(t, p.Choose(t.Context(), all), Failure)
+					assert.Zero(t, ejected(p))
+				}
+				try(t, all[0], Unreachable)
+				assert.Equal(t, 1, ejected(p), "but that is its own fault")
+			})
+		})
+	}
+}
+
+// Of bad endpoints among good ones, those up to one half are ejected.
+func TestFailuresOfHalfEject(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ n, bad, out int }{{1, 1, 0}, {2, 1, 1}, {2, 2, 0}, {3, 1, 1}, {3, 2, 0}, {4, 2, 2}, {4, 3, 0}, {5, 2, 2}, {10, 5, 5}, {10, 6, 0}} {
+		t.Run(fmt.Sprintf("%d of %d", tt.bad, tt.n), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPool(t, Static(numbered(tt.n)...), func(c *Config) { c.Ejection.MaxPercent = 100 })
+				for range 10 {
+					for i, e := range p.state.Load().endpoints {
+						if i < tt.bad {
+							try(t, e, Failure)
+						} else {
+							try(t, e, Success)
+						}
+					}
+				}
+				assert.Equal(t, tt.out, ejected(p))
+			})
+		})
+	}
+}
+
+func numbered(n int) (addrs []string) {
+	for i := range n {
+		addrs = append(addrs, fmt.Sprintf("e%d:1", i))
+	}
+	return addrs
+}
+
+func ejected(p *Pool) (out int) {
+	for _, e := range p.Endpoints() {
+		if !e.EjectedUntil.IsZero() {
+			out++
+		}
+	}
+	return out
 }
 
 func TestEjectionDisabled(t *testing.T) {

@@ -49,7 +49,8 @@ type Config struct {
 	// which is also its upper limit; at least 1 ms.
 	Cooldown time.Duration
 	// MaxEndpoints bounds how many endpoints are used: the first ones in the
-	// order of their addresses. The Observer hears when there are more.
+	// order of their addresses. The Observer hears when there are more. As many
+	// are remembered of those that were lost; see [Ejection.Max].
 	// Default: 1,000; at most 10,000.
 	MaxEndpoints int
 	// Ejection says when an endpoint that fails is left alone for a while.
@@ -61,11 +62,25 @@ type Config struct {
 
 // Ejection configures passive outlier ejection: endpoints are judged by how
 // the attempts at them end. The zero Ejection has the documented defaults.
+//
+// How they end is not up to the endpoint alone: a client may have requests that
+// bring forth a [Failure] wherever they go. While more than half of the
+// endpoints have failed the last time, a Failure ejects none: a client who is
+// alone, or has most of the load, ejects nobody once its attempts have gone to
+// more than half. One among others still can: it takes Failures attempts of its
+// own at an endpoint in a row, with no success of another client between them,
+// while the last attempt at half of the endpoints was no failure. Whatever a
+// client does, no more than MaxPercent are out, each for no longer than Max at a
+// time, and those that are in get the load. Where that is too much, choose a
+// lower MaxPercent, more Failures, or Disable. [Unreachable] counts always: a
+// client brings it forth only by what ends the process of an endpoint, or keeps
+// it from accepting connections.
 type Ejection struct {
 	// Disable keeps endpoints in, however they fail.
 	Disable bool
 	// Failures is how many attempts in a row have to end in [Failure]. One
-	// [Unreachable] is enough, whatever Failures says. Default: 5; 1 to 1,000.
+	// [Unreachable] is enough, whatever Failures says and others show. Default:
+	// 5; 1 to 1,000.
 	Failures int
 	// Base is how long an endpoint is left alone the first time. Each repeat
 	// doubles it. An endpoint that comes back is out again at its next failure,
@@ -73,13 +88,15 @@ type Ejection struct {
 	// 1 ms.
 	Base time.Duration
 	// Max bounds the time. An endpoint that was in for that long without a
-	// break starts over with Base. Default: 1 min, or Base if that is more,
-	// which is also its lower limit; at most 1 h.
+	// break starts over with Base, and one whose address lookups have not found
+	// for that long is forgotten. Default: 1 min, or Base if that is more, which
+	// is also its lower limit; at most 1 h.
 	Max time.Duration
 	// MaxPercent bounds the share of endpoints that are out, in percent,
 	// rounded down. One endpoint always stays in. If a larger share of those
-	// to choose from is out, because others have left, ejections are ignored:
-	// the few that are in could not carry the load. Default: 50; 1 to 100.
+	// to choose from is out, because others have left or these have come back,
+	// ejections are ignored: the few that are in could not carry the load.
+	// Default: 50; 1 to 100. Above 50, only [Unreachable] adds to it.
 	MaxPercent int
 }
 

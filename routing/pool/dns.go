@@ -25,10 +25,15 @@ type DNSConfig struct {
 	// without one, the search domains of a pod cost several queries more.
 	Host string
 	// Port is the port of every endpoint. Required with Host, and only there.
+	// For a headless service it is the port at which the pods listen, the
+	// targetPort, and not that of the service: nobody translates it, and address
+	// records do not say it. Where it differs, or may, use SRV.
 	Port uint16
 	// SRV is the name of SRV records (RFC 2782), such as
 	// "_http._tcp.orders.shop.svc.cluster.local.". The addresses of their
-	// targets, which take a query each, and their ports are the endpoints. Of
+	// targets, which take a query each, and their ports are the endpoints.
+	// Kubernetes has such records for every named port of a service, and those
+	// of a headless one have the ports at which the pods listen. Of
 	// several priorities, the lowest number alone is used. Weights say nothing:
 	// the load goes by what the endpoints are measured to carry.
 	SRV string

@@ -14,7 +14,9 @@
 // that joins gets its share within seconds: also while every connection is
 // healthy, which is when a client that looks up only on trouble never would.
 // A failed connection brings the next lookup forward. Endpoints that are no
-// longer found get no new attempts; those under way end undisturbed.
+// longer found get no new attempts; those under way end undisturbed. What is
+// known of them is kept for [Ejection.Max], in case an answer of the DNS has
+// left them out for a moment.
 //
 // # Choice
 //
@@ -31,7 +33,9 @@
 // # Ejection
 //
 // An endpoint that fails [Ejection.Failures] times in a row, or cannot be
-// connected to once, is out for [Ejection.Base], and longer at each repeat. No
+// connected to once, is out for [Ejection.Base], and longer at each repeat. If
+// more than half of the endpoints fail it is no outlier, and stays in unless it
+// cannot be connected to: the fault is that of the requests. No
 // more than [Ejection.MaxPercent] are out at a time, and never all: a fault of
 // the network or of our own must not leave nobody to ask. If more of those to
 // choose from are out nevertheless, nobody is taken to be out.

@@ -18,23 +18,31 @@ func ejectFor(cfg *Ejection, now, lastOut, repeats int64) (d time.Duration, agai
 	return min(d, cfg.Max), min(repeats+1, 32)
 }
 
-// eject takes e out unless too many are out already.
-func (p *Pool) eject(e *Endpoint, began, now int64) {
+// eject takes e out unless too many are out already, or it is not alone with
+// its failures: then they are those of the requests, or of what all endpoints
+// depend on, and others would answer no better.
+func (p *Pool) eject(e *Endpoint, began, now int64, unreachable bool) {
 	p.ejecting.Lock()
 	defer p.ejecting.Unlock()
 	if began < e.out.Load() { // another attempt was faster
 		return
 	}
 	s := p.state.Load()
-	out, member := 0, false
+	out, failing, member := 0, 0, false
 	for _, o := range s.endpoints {
 		member = member || o == e
+		if o.failures.Load() > 0 {
+			failing++ // e, too
+		}
 		if o.out.Load() > now {
 			out++
 		}
 	}
 	cfg := &s.version.Ejection
 	if !member || out >= mayBeOut(len(s.endpoints), cfg.MaxPercent) {
+		return
+	}
+	if !unreachable && 2*failing > len(s.endpoints) {
 		return
 	}
 	d, repeats := ejectFor(cfg, now, e.out.Load(), e.repeats.Load())

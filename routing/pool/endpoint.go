@@ -9,8 +9,10 @@ import (
 )
 
 // Endpoint is one address that serves, and what attempts at it have shown. The
-// pool keeps it for as long as lookups find its address. Its methods are safe
-// for concurrent use; the zero Endpoint belongs to no pool and is of no use.
+// pool keeps it for as long as lookups find its address, and for [Ejection.Max]
+// after that, so that an address which comes back by then has the same Endpoint.
+// Its methods are safe for concurrent use; the zero Endpoint belongs to no pool
+// and is of no use.
 type Endpoint struct {
 	addr string
 	pool *Pool
@@ -136,7 +138,7 @@ func (e *Endpoint) failed(began, at int64, unreachable bool) {
 	if began < e.out.Load() {
 		return
 	}
-	e.pool.eject(e, began, at)
+	e.pool.eject(e, began, at, unreachable)
 }
 
 // EndpointStatus is what a pool knows of an endpoint at one moment, for pages

@@ -30,6 +30,7 @@ func (p *Pool) learn(v *version, addrs []string, err error, now time.Time) {
 	} else {
 		e = p.failed(s, err, now)
 	}
+	p.forget(v, now)
 	p.mu.Unlock()
 	p.tellWatchers()
 	if e.Kind != 0 && v.Observer != nil {
@@ -42,7 +43,7 @@ func (p *Pool) learn(v *version, addrs []string, err error, now time.Time) {
 // anything. Its caller holds p.mu.
 func (p *Pool) succeeded(s *state, found []string, total int, now time.Time) (e gatemesh.Event) {
 	if !slices.EqualFunc(s.endpoints, found, func(e *Endpoint, addr string) bool { return e.addr == addr }) {
-		p.state.Store(&state{s.version, p.merge(s.endpoints, found)})
+		p.state.Store(&state{s.version, p.merge(s, found, now)})
 	}
 	crowded := total > len(found)
 	switch {
@@ -58,22 +59,45 @@ func (p *Pool) succeeded(s *state, found []string, total int, now time.Time) (e 
 	return e
 }
 
-// merge returns an Endpoint for each of found, those of old for the addresses
-// that stay. Both are in order.
-func (p *Pool) merge(old []*Endpoint, found []string) []*Endpoint {
+// lostEndpoint is one whose address is no longer found, and since when. A DNS
+// answer may leave an address out and have it again in the next: what the
+// endpoint has shown by then, and its ejection, would be forgotten each time.
+type lostEndpoint struct {
+	*Endpoint
+	since time.Time
+}
+
+// merge returns an Endpoint for each of found, which is in order: those of s
+// that stay, those that were lost a short time ago, and new ones.
+func (p *Pool) merge(s *state, found []string, now time.Time) []*Endpoint {
 	merged := make([]*Endpoint, len(found))
-	i := 0
-	for n, addr := range found {
-		for i < len(old) && old[i].addr < addr {
-			i++
+	keep := func(e *Endpoint) bool {
+		i, ok := slices.BinarySearch(found, e.addr)
+		if ok {
+			merged[i] = e
 		}
-		if i < len(old) && old[i].addr == addr {
-			merged[n] = old[i]
-		} else {
-			merged[n] = &Endpoint{addr: addr, pool: p}
+		return ok
+	}
+	p.forget(s.version, now)
+	p.lost = slices.DeleteFunc(p.lost, func(l lostEndpoint) bool { return keep(l.Endpoint) })
+	for _, e := range s.endpoints {
+		if !keep(e) {
+			p.lost = append(p.lost, lostEndpoint{e, now})
+		}
+	}
+	for i, addr := range found {
+		if merged[i] == nil {
+			merged[i] = &Endpoint{addr: addr, pool: p}
 		}
 	}
 	return merged
+}
+
+// forget drops the endpoints that were lost so long ago that every ejection has
+// ended, and the first ones of too many. Its caller holds p.mu.
+func (p *Pool) forget(v *version, now time.Time) {
+	p.lost = slices.DeleteFunc(p.lost, func(l lostEndpoint) bool { return now.Sub(l.since) >= v.Ejection.Max })
+	p.lost = slices.Delete(p.lost, 0, max(0, len(p.lost)-v.MaxEndpoints))
 }
 
 // failed is succeeded for a lookup that found nothing.
@@ -81,7 +105,7 @@ func (p *Pool) failed(s *state, err error, now time.Time) (e gatemesh.Event) {
 	stale := now.Sub(p.seen) >= s.version.MaxStale
 	switch {
 	case len(s.endpoints) > 0 && stale:
-		p.state.Store(&state{version: s.version})
+		p.state.Store(&state{s.version, p.merge(s, nil, now)})
 		e.Message = "endpoints cannot be looked up; the last good ones are too old and no longer used"
 	case p.failing != nil: // it has been said
 	case len(s.endpoints) > 0:

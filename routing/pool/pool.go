@@ -24,6 +24,11 @@ var (
 // A lookup that fails, or finds nobody, leaves the last good endpoints in use
 // until [Config.MaxStale]. After that, and before the first good lookup, there
 // are none, and calls are refused as Unavailable.
+//
+// An address that lookups lose and find again within [Ejection.Max] is the same
+// endpoint, with its latency, its attempts in flight and its ejection; after
+// that it is a new one. Of addresses that are lost, [Config.MaxEndpoints] are
+// remembered, the last ones.
 type Pool struct {
 	epoch   time.Time // where the clock of all endpoints begins
 	state   atomic.Pointer[state]
@@ -32,10 +37,11 @@ type Pool struct {
 	first   chan struct{} // closed when the first lookup has ended
 	ready   chan struct{} // closed when a lookup has found somebody
 
-	mu      sync.Mutex // guards what follows, and changes of state
-	failing error      // of the last lookup
-	crowded bool       // the last good lookup found more than MaxEndpoints
-	seen    time.Time  // when the last good lookup ended
+	mu      sync.Mutex     // guards what follows, and changes of state
+	failing error          // of the last lookup
+	crowded bool           // the last good lookup found more than MaxEndpoints
+	seen    time.Time      // when the last good lookup ended
+	lost    []lostEndpoint // at most MaxEndpoints, for at most Ejection.Max
 
 	ejecting sync.Mutex // so that two ejections do not pass the ceiling together
 
