@@ -49,6 +49,7 @@ func TestBR01_Transport(t *testing.T) {
 		"short, in the body":    {answer: bodyBlocks, limit: 50 * time.Millisecond},
 		"4xx":                   {answer: status(404)}, "408": {answer: status(408)}, "429": {answer: status(429, "Retry-After", "9")},
 		"500": {answer: status(500)}, "501": {answer: status(501)}, "505": {answer: status(505)}, "520": {answer: status(520)}, "499": {answer: status(499)},
+		"not of gRPC": {answer: status(200, "Grpc-Status", "14")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -125,6 +126,26 @@ func TestGateFailures(t *testing.T) {
 				assert.Equal(t, Closed, g.State(service("a")))
 				assert.Equal(t, u.opened.Load(), u.closed.Load())
 			})
+		})
+	}
+}
+
+// By default the rate of failures opens the breaker.
+func TestGateDefault(t *testing.T) {
+	t.Parallel()
+	for failures, want := range map[int]State{9: Closed, 10: Open} {
+		synctest.Test(t, func(t *testing.T) {
+			g, u := newGate(t, func(c *GateConfig) { c.Policy = Policy{} }), newUpstream(nil)
+			rt := outbound(t, g.Layer()).Transport(u)
+			for i := range 20 {
+				u.set(status(200))
+				if i < failures {
+					u.set(status(503))
+				}
+				_, err := send(t, rt, request(t.Context(), "a"))
+				require.NoError(t, err)
+			}
+			assert.Equal(t, want, g.State(service("a")), failures)
 		})
 	}
 }

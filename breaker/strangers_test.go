@@ -219,3 +219,48 @@ func TestBR01_DeadlineOfTheClient(t *testing.T) {
 		})
 	}
 }
+
+// What was said long ago, or before a success, is forgotten.
+func TestStrangersForget(t *testing.T) {
+	t.Parallel()
+	var s strangers
+	now := time.Now()
+	byRate := trips{rate: 0.5, minCalls: 8, window: 10 * time.Second}
+	for range 3 {
+		assert.True(t, s.hear(1, byRate, now))
+		assert.True(t, s.hear(1, byRate, now.Add(9*time.Second)))
+		assert.False(t, s.hear(1, byRate, now.Add(9*time.Second)), "a quarter of 8")
+		assert.True(t, s.hear(2, byRate, now.Add(9*time.Second)), "another")
+		assert.True(t, s.hear(0, byRate, now.Add(9*time.Second)), "nobody")
+		now = now.Add(10 * time.Second)
+	}
+	p := Policy{Failures: 4}.withDefaults()
+	c := newCircuit("a", &p)
+	for range 10 {
+		c.settle(ticket{}, failure, 0, &p, 1)
+		assert.False(t, c.from.hear(1, c.trips, now))
+		c.settle(ticket{}, success, 0, &p, 0)
+	}
+	c.settle(ticket{}, failure, 0, &p, 2)
+	assert.EqualValues(t, 2, c.cb.Metrics().Failures(), "of the last four")
+}
+
+func TestStranger(t *testing.T) {
+	t.Parallel()
+	call := func(in *gatemesh.CallInfo) *gatemesh.Call {
+		out := gatemesh.CallInfo{Host: "a"}
+		if in != nil {
+			out.Parent = gatemesh.Must(gatemesh.NewCall(*in))
+		}
+		return gatemesh.Must(gatemesh.NewCall(out))
+	}
+	at := func(addr string) gatemesh.CallInfo { return gatemesh.CallInfo{Client: netip.MustParseAddr(addr)} }
+	one, other, known, peer := at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.1"), at("192.0.2.1")
+	known.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Method: "test", Subject: "u"})
+	peer.Peer = gatemesh.Must(gatemesh.NewPeer("td.example", "/ns/a/sa/b", nil))
+	assert.NotZero(t, stranger(call(&one)))
+	assert.NotEqual(t, stranger(call(&one)), stranger(call(&other)))
+	for _, c := range []*gatemesh.Call{nil, call(nil), call(&gatemesh.CallInfo{}), call(&known), call(&peer)} {
+		assert.Zero(t, stranger(c), c)
+	}
+}
