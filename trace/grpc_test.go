@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -243,4 +245,47 @@ func TestTR04_GRPCMethods(t *testing.T) {
 			assert.True(t, names["grpc"])
 		})
 	}
+}
+
+// TestTR04_GRPCOverHTTP: a proxy in front of something that is no server of
+// gRPC learns no method of it, whatever that answers, and real ones afterwards.
+func TestTR04_GRPCOverHTTP(t *testing.T) {
+	t.Parallel()
+	var answer func() *http.Response
+	s := newSpans()
+	tr := tracer(t, trace.Config{TracerProvider: s})
+	rt := outbound(t, tr.Span(), tr.Inject()).Transport(roundTripFunc(func(*http.Request) (*http.Response, error) {
+		return answer(), nil
+	}))
+	post := func(path string, read bool, a func() *http.Response) {
+		answer = a
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://payment.prod:8080"+path, nil)
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/grpc")
+		resp, err := rt.RoundTrip(r)
+		require.NoError(t, err)
+		if read {
+			_, err = io.Copy(io.Discard, resp.Body)
+			require.NoError(t, err)
+		}
+		require.NoError(t, resp.Body.Close())
+	}
+	respond := func(status int, header, trailer http.Header) func() *http.Response {
+		return func() *http.Response {
+			return &http.Response{StatusCode: status, Header: header, Trailer: trailer, Body: io.NopCloser(strings.NewReader("x"))}
+		}
+	}
+	ok := http.Header{"Grpc-Status": {"0"}}
+	for i := range 1100 {
+		post(fmt.Sprintf("/reset/SECRET-%d", i), i%2 == 0, respond(200, nil, nil))
+		post(fmt.Sprintf("/reset/SECRET-%d", i), false, respond(200, nil, http.Header{"Grpc-Status": nil})) // it did not come
+		post(fmt.Sprintf("/reset/SECRET-%d", i), true, respond(404, ok, ok))
+	}
+	for _, span := range s.all() {
+		require.Equal(t, "grpc", span.Name)
+		require.NotContains(t, fmt.Sprint(attrs(span)), "SECRET")
+	}
+	s.exported.Reset()
+	post("/"+check, true, respond(200, nil, ok))
+	assert.Equal(t, check, s.one(t).Name)
 }
