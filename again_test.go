@@ -153,6 +153,7 @@ func TestOutboundGRPCStatus(t *testing.T) {
 		name     string
 		answer   http.Response
 		read     bool // to its end
+		empty    bool // there is no body
 		want     gatemesh.Code
 		canceled bool
 	}{
@@ -161,6 +162,8 @@ func TestOutboundGRPCStatus(t *testing.T) {
 		{name: "without a message", answer: http.Response{StatusCode: 200, Header: status("5")}, read: true, want: gatemesh.NotFound},
 		{name: "without a message, not read", answer: http.Response{StatusCode: 200, Header: status("5")}, want: gatemesh.NotFound},
 		{name: "none", answer: http.Response{StatusCode: 200}, read: true, want: gatemesh.Unknown},
+		{name: "none, and no body", answer: http.Response{StatusCode: 200}, empty: true, want: gatemesh.Unknown},
+		{name: "without a body", answer: http.Response{StatusCode: 200, Header: status("5")}, empty: true, want: gatemesh.NotFound},
 		{name: "none, announced", answer: http.Response{StatusCode: 200, Trailer: http.Header{"Grpc-Status": nil}}, read: true, want: gatemesh.Unknown},
 		{name: "no server of gRPC", answer: http.Response{StatusCode: 503}, read: true, want: gatemesh.Unavailable},
 		{name: "given up before", answer: http.Response{StatusCode: 200, Trailer: http.Header{"Grpc-Status": nil}}, want: gatemesh.Canceled, canceled: true},
@@ -170,7 +173,9 @@ func TestOutboundGRPCStatus(t *testing.T) {
 			d := &diary{}
 			rt := outbound(nil, d.layer("a")).Transport(roundTrip(func(*http.Request) (*http.Response, error) {
 				resp := test.answer
-				resp.Body = io.NopCloser(strings.NewReader("x"))
+				if !test.empty {
+					resp.Body = io.NopCloser(strings.NewReader("x"))
+				}
 				return &resp, nil
 			}))
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://callee/s/m", nil)
@@ -181,7 +186,9 @@ func TestOutboundGRPCStatus(t *testing.T) {
 			if test.read {
 				bodyOf(t, resp)
 			}
-			require.NoError(t, resp.Body.Close())
+			if !test.empty {
+				require.NoError(t, resp.Body.Close())
+			}
 			_, o := d.read()
 			assert.Equal(t, test.want, o.Code)
 			assert.Equal(t, test.canceled, o.Canceled)

@@ -16,7 +16,9 @@ type OutboundConfig struct {
 	// URL) stands for. Required. For other hosts it reports false: calls to
 	// them pass without identity and request id, also when a redirect leads
 	// there. A redirect from one host into the mesh, or from one service of it
-	// to another, is refused. See [MeshHosts].
+	// to another, is refused. It is not asked about the scheme: what a base
+	// sends in plain text, identities included, anybody on the way can read.
+	// The transport of package mtls refuses such requests. See [MeshHosts].
 	Mesh func(ctx context.Context, host string) (Destination, bool)
 	// Layers judge calls to the mesh. The first listed sees a call first; the
 	// order is checked as by [NewChain]. The fields of their Admissions go onto
