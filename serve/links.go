@@ -29,7 +29,8 @@ type link struct {
 	wrapped  bool         // raw tells us when it is closed
 	heard    atomic.Bool  // something was read
 	state    atomic.Int32 // http.ConnState
-	moved    atomic.Int64 // when the state changed or, in the drain, something was read
+	changed  atomic.Int64 // when the state changed, as with each request
+	read     atomic.Int64 // when something was read, in the drain
 	handlers atomic.Int32
 	ended    atomic.Bool
 }
@@ -48,7 +49,7 @@ func (s *links) wrap(c net.Conn, track bool) net.Conn {
 	}
 	w := &conn{Conn: c}
 	w.link = &link{all: s, raw: w, wrapped: true}
-	w.link.moved.Store(s.now())
+	w.link.changed.Store(s.now())
 	if track {
 		w.link.key = w
 		s.open.Store(w, w.link)
@@ -70,7 +71,7 @@ func (s *links) connContext(ctx context.Context, c net.Conn) context.Context {
 		k = w.link
 	} else {
 		k = &link{all: s, raw: c}
-		k.moved.Store(s.now())
+		k.changed.Store(s.now())
 	}
 	k.key = c
 	s.open.Store(c, k)
@@ -85,7 +86,7 @@ func (s *links) connState(c net.Conn, state http.ConnState) {
 	}
 	k := v.(*link)
 	k.state.Store(int32(state))
-	k.moved.Store(s.now())
+	k.changed.Store(s.now())
 	if state == http.StateClosed {
 		k.end()
 	}
@@ -135,7 +136,9 @@ func (s *links) close(match func(*link) bool) (n int) {
 }
 
 // settle waits until no connection is about to bring a request: it has been
-// silent for a while, or belongs to somebody else by now.
+// silent for a while, or has had the time for a header, or belongs to somebody
+// else by now. What is read breaks the silence, and only a whole request gives
+// new time: a client that dribbles, or pings on HTTP/2, would have no end.
 func (s *links) settle(ctx context.Context) {
 	poll(ctx, func() bool {
 		quiet, now := true, s.now()
@@ -145,8 +148,9 @@ func (s *links) settle(ctx context.Context) {
 			case http.StateActive:
 				quiet = false
 			default:
-				since := max(k.moved.Load(), s.closed.Load())
-				quiet = now-since >= int64(settle)
+				since := max(k.changed.Load(), s.closed.Load())
+				silent := now - max(k.read.Load(), since)
+				quiet = silent >= int64(settle) || now-since >= int64(headerTime)
 			}
 			return quiet
 		})
@@ -185,7 +189,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			c.link.heard.Store(true)
 		}
 		if s := c.link.all; s.closed.Load() != 0 {
-			c.link.moved.Store(s.now())
+			c.link.read.Store(s.now())
 		}
 	}
 	return n, err

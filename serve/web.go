@@ -23,7 +23,7 @@ func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
 		// nor make us hold a large one.
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: headerTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(l.With("server", s.Name).Handler(), slog.LevelDebug),
 	}}
 }
