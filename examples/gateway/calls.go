@@ -24,7 +24,7 @@ func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Obse
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	dns, err := pool.NewDNS(pool.DNSConfig{Host: host + ".", Port: port})
+	dns, err := pool.NewDNS(pool.DNSConfig{Host: host + ".", Port: port, Resolver: o.resolver})
 	if err != nil {
 		return u, err
 	}
@@ -33,6 +33,7 @@ func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Obse
 		return u, err
 	}
 	b.closes = append(b.closes, endpoints.Close)
+	b.ready.pool(host, endpoints)
 	u.Balance = endpoints.Transport
 	return u, nil
 }
