@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,8 @@ type link struct {
 	read     atomic.Int64 // when something was read, in the drain
 	handlers atomic.Int32
 	ended    atomic.Bool
+	deaf     atomic.Bool // nothing is read any more
+	patience *time.Timer // until it is; of the goroutine that serves HTTP/1
 }
 
 func newLinks() *links { return &links{start: time.Now()} }
@@ -87,6 +90,10 @@ func (s *links) connState(c net.Conn, state http.ConnState) {
 	k := v.(*link)
 	k.state.Store(int32(state))
 	k.changed.Store(s.now())
+	if k.patience != nil {
+		k.patience.Stop()
+		k.patience = nil
+	}
 	if state == http.StateClosed {
 		k.end()
 	}
@@ -105,6 +112,28 @@ func (k *link) done() {
 	if k.ended.Load() {
 		k.all.open.Delete(k.key)
 	}
+}
+
+// discard bounds what follows the handler of an HTTP/1 request with a body: up
+// to 256 KiB that it did not read are read by net/http, before it sends the
+// answer or before it closes, and without a limit in time, even if the client
+// was not told to go on (RFC 9110 §10.1.1). So whoever is refused could hold his
+// connection for ever, and a drain to its deadline.
+func (k *link) discard() {
+	if !hijacked(k) {
+		k.patience = time.AfterFunc(headerTime, k.deafen)
+	}
+}
+
+// deafen has net/http send its answer and close: to read on would be to take
+// what comes of the body for a request.
+func (k *link) deafen() {
+	if !k.wrapped {
+		_ = k.raw.Close() // its reads are not ours to end
+		return
+	}
+	k.deaf.Store(true)
+	_ = k.raw.SetReadDeadline(time.Unix(1, 0)) // it may be closed
 }
 
 // end is called when the connection is closed, more than once. Its handlers
@@ -183,6 +212,9 @@ type conn struct {
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
 func (c *conn) Read(b []byte) (int, error) {
+	if c.link.deaf.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
 	n, err := c.Conn.Read(b)
 	if n > 0 {
 		if !c.link.heard.Load() {

@@ -150,7 +150,9 @@ func (c Config) validate() error {
 // it, the second one kills the process.
 //
 // Header size and time are bounded; the time of a body is not, as uploads and
-// streams may be long. Handlers that read bodies bound them.
+// streams may be long. Handlers that read bodies bound them. What they leave
+// unread, of a request that they refuse, gets 10 s to come on HTTP/1; then it is
+// answered, and the connection is closed.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err
