@@ -37,7 +37,8 @@ var (
 // said in them and in Forwarded is kept and added to. Of upgrades only
 // websocket is passed on (RFC 6455). Responses of unknown length are flushed
 // as they come, 1xx and trailers are passed on, and a response that the
-// upstream cut short is cut short.
+// upstream cut short is cut short. Trailers of requests are not passed on: they
+// come when everything has been judged.
 //
 // It answers 502 if the upstream cannot be reached, 503 if nobody serves the
 // destination, 504 at the deadline, and 500 if no destination was chosen, as

@@ -115,6 +115,16 @@ func (m *memory) raw(t *testing.T) *raw {
 	return r
 }
 
+// secure returns a client on the TLS connection inside of r.
+func (r *raw) secure(t *testing.T, config *tls.Config) *raw {
+	t.Helper()
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	c, err := newRaw(tls.Client(r.Conn, config), nil)
+	require.NoError(t, err)
+	return c
+}
+
 func (r *raw) send(path string) error {
 	_, err := io.WriteString(r, "GET "+path+" HTTP/1.1\r\nHost: test\r\n\r\n")
 	return err

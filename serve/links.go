@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,9 +30,12 @@ type link struct {
 	wrapped  bool         // raw tells us when it is closed
 	heard    atomic.Bool  // something was read
 	state    atomic.Int32 // http.ConnState
-	moved    atomic.Int64 // when the state changed or, in the drain, something was read
+	changed  atomic.Int64 // when the state changed, as with each request
+	read     atomic.Int64 // when something was read, in the drain
 	handlers atomic.Int32
 	ended    atomic.Bool
+	deaf     atomic.Bool // nothing is read any more
+	patience *time.Timer // until it is; of the goroutine that serves HTTP/1
 }
 
 func newLinks() *links { return &links{start: time.Now()} }
@@ -48,7 +52,7 @@ func (s *links) wrap(c net.Conn, track bool) net.Conn {
 	}
 	w := &conn{Conn: c}
 	w.link = &link{all: s, raw: w, wrapped: true}
-	w.link.moved.Store(s.now())
+	w.link.changed.Store(s.now())
 	if track {
 		w.link.key = w
 		s.open.Store(w, w.link)
@@ -70,7 +74,7 @@ func (s *links) connContext(ctx context.Context, c net.Conn) context.Context {
 		k = w.link
 	} else {
 		k = &link{all: s, raw: c}
-		k.moved.Store(s.now())
+		k.changed.Store(s.now())
 	}
 	k.key = c
 	s.open.Store(c, k)
@@ -85,7 +89,11 @@ func (s *links) connState(c net.Conn, state http.ConnState) {
 	}
 	k := v.(*link)
 	k.state.Store(int32(state))
-	k.moved.Store(s.now())
+	k.changed.Store(s.now())
+	if k.patience != nil {
+		k.patience.Stop()
+		k.patience = nil
+	}
 	if state == http.StateClosed {
 		k.end()
 	}
@@ -104,6 +112,28 @@ func (k *link) done() {
 	if k.ended.Load() {
 		k.all.open.Delete(k.key)
 	}
+}
+
+// discard bounds what follows the handler of an HTTP/1 request with a body: up
+// to 256 KiB that it did not read are read by net/http, before it sends the
+// answer or before it closes, and without a limit in time, even if the client
+// was not told to go on (RFC 9110 §10.1.1). So whoever is refused could hold his
+// connection for ever, and a drain to its deadline.
+func (k *link) discard() {
+	if !hijacked(k) {
+		k.patience = time.AfterFunc(headerTime, k.deafen)
+	}
+}
+
+// deafen has net/http send its answer and close: to read on would be to take
+// what comes of the body for a request.
+func (k *link) deafen() {
+	if !k.wrapped {
+		_ = k.raw.Close() // its reads are not ours to end
+		return
+	}
+	k.deaf.Store(true)
+	_ = k.raw.SetReadDeadline(time.Unix(1, 0)) // it may be closed
 }
 
 // end is called when the connection is closed, more than once. Its handlers
@@ -135,7 +165,9 @@ func (s *links) close(match func(*link) bool) (n int) {
 }
 
 // settle waits until no connection is about to bring a request: it has been
-// silent for a while, or belongs to somebody else by now.
+// silent for a while, or has had the time for a header, or belongs to somebody
+// else by now. What is read breaks the silence, and only a whole request gives
+// new time: a client that dribbles, or pings on HTTP/2, would have no end.
 func (s *links) settle(ctx context.Context) {
 	poll(ctx, func() bool {
 		quiet, now := true, s.now()
@@ -145,8 +177,9 @@ func (s *links) settle(ctx context.Context) {
 			case http.StateActive:
 				quiet = false
 			default:
-				since := max(k.moved.Load(), s.closed.Load())
-				quiet = now-since >= int64(settle)
+				since := max(k.changed.Load(), s.closed.Load())
+				silent := now - max(k.read.Load(), since)
+				quiet = silent >= int64(settle) || now-since >= int64(headerTime)
 			}
 			return quiet
 		})
@@ -179,13 +212,16 @@ type conn struct {
 func (c *conn) NetConn() net.Conn { return c.Conn }
 
 func (c *conn) Read(b []byte) (int, error) {
+	if c.link.deaf.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
 	n, err := c.Conn.Read(b)
 	if n > 0 {
 		if !c.link.heard.Load() {
 			c.link.heard.Store(true)
 		}
 		if s := c.link.all; s.closed.Load() != 0 {
-			c.link.moved.Store(s.now())
+			c.link.read.Store(s.now())
 		}
 	}
 	return n, err

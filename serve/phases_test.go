@@ -27,6 +27,7 @@ import (
 // settle is what the package comment promises, plus one look of the drain.
 const (
 	settle = 500 * time.Millisecond
+	header = 10 * time.Second
 	look   = 5 * time.Millisecond
 )
 
@@ -295,6 +296,102 @@ func TestRequestAfterListenerClosed(t *testing.T) {
 		require.NoError(t, err, "a header that is still coming")
 		assert.Equal(t, "hello", body)
 		require.NoError(t, <-r.done)
+	})
+}
+
+// Whatever a client sends that does not become a request, it holds the end up
+// for no longer than a header may take, of which it may use all.
+func TestDribbledHeader(t *testing.T) {
+	const pace = settle - 4*look
+	for _, c := range []struct {
+		name string
+		kept bool // the connection has had a request before
+		ends bool // the header does
+	}{{"new", false, false}, {"kept", true, false}, {"new, whole in time", false, true}, {"kept, whole in time", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newMemory()
+				r := run(t, serve.Config{Drain: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, Handler: hello}}})
+				client := l.raw(t)
+				if c.kept {
+					client.get(t, "/")
+				}
+				synctest.Wait()
+				r.stop()
+				<-r.log.at("draining")
+				began := time.Now()
+				var err error
+				for _, part := range []string{"G", "E", "T", " / HTTP/1.1\r\nHost: test\r\nX: "} {
+					_, err = io.WriteString(client, part)
+					require.NoError(t, err)
+					time.Sleep(pace) // net/http counts from the fourth byte
+				}
+				for time.Since(began) < header-2*pace {
+					_, err = io.WriteString(client, "x")
+					require.NoError(t, err, "after %v", time.Since(began))
+					time.Sleep(pace)
+				}
+				if c.ends {
+					_, err = io.WriteString(client, "\r\n\r\n")
+					require.NoError(t, err)
+					resp, body, err := client.answer()
+					require.NoError(t, err)
+					assert.Equal(t, "hello", body)
+					assert.True(t, resp.Close)
+					require.NoError(t, <-r.done)
+					assert.Less(t, time.Since(began), header)
+					return
+				}
+				ended := make(chan struct{})
+				go func() { // on and on
+					defer close(ended)
+					for err == nil {
+						_, err = io.WriteString(client, "x")
+						time.Sleep(pace)
+					}
+				}()
+				require.NoError(t, <-r.done, "nobody is let down")
+				assert.InDelta(t, header, time.Since(began), float64(5*look))
+				<-ended
+			})
+		})
+	}
+}
+
+// Pings keep an HTTP/2 connection without a request no longer than that either.
+func TestPingsInDrain(t *testing.T) {
+	server, client := selfSigned(t)
+	synctest.Test(t, func(t *testing.T) {
+		l := newMemory()
+		server.Time, client.Time = wall, wall
+		client.NextProtos = []string{"h2"}
+		r := run(t, serve.Config{Drain: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, TLS: server, Handler: hello}}})
+		c, err := l.dial()
+		require.NoError(t, err)
+		tc := tls.Client(c, client)
+		defer tc.Close()
+		_, err = io.WriteString(tc, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and empty SETTINGS
+		require.NoError(t, err)
+		go func() { _, _ = io.Copy(io.Discard, tc) }() // until the end
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for {
+				if _, err := io.WriteString(tc, "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678"); err != nil {
+					return
+				}
+				time.Sleep(settle / 2)
+			}
+		}()
+		synctest.Wait()
+		r.stop()
+		<-r.log.at("draining")
+		began := time.Now()
+		require.NoError(t, <-r.done)
+		took := time.Since(began)
+		assert.Greater(t, took, header-5*look)
+		assert.Less(t, took, header+1100*time.Millisecond, "with the second that net/http gives a GOAWAY")
+		<-ended
 	})
 }
 

@@ -18,7 +18,7 @@
 //     and off Unix, that is: once Accept has had nothing to return for 5 ms.
 //   - Running requests end. Connections without one are kept until nothing was
 //     read from them for 500 ms, about a round trip around the world and one
-//     retransmission. gRPC servers stop gracefully. Hijacked connections, such
+//     retransmission, and no longer than the 10 s that a header may take. gRPC servers stop gracefully. Hijacked connections, such
 //     as WebSockets, may end by themselves; [Config].OnDrain can tell them.
 //   - At [Config].Drain everything left is cut, hijacked connections included,
 //     and handlers get one more second to notice.
@@ -47,6 +47,8 @@ const (
 	// settle is how long a connection may stay silent after the listener closed
 	// before nothing can be on its way any more.
 	settle = 500 * time.Millisecond
+	// headerTime is how long the header of a request may take to come.
+	headerTime = 10 * time.Second
 	// last is how long handlers and probes may take to notice that their
 	// connection was cut.
 	last = time.Second
@@ -148,7 +150,9 @@ func (c Config) validate() error {
 // it, the second one kills the process.
 //
 // Header size and time are bounded; the time of a body is not, as uploads and
-// streams may be long. Handlers that read bodies bound them.
+// streams may be long. Handlers that read bodies bound them. What they leave
+// unread, of a request that they refuse, gets 10 s to come on HTTP/1; then it is
+// answered, and the connection is closed.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err

@@ -23,7 +23,7 @@ func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
 		// nor make us hold a large one.
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: headerTime, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(l.With("server", s.Name).Handler(), slog.LevelDebug),
 	}}
 }
@@ -69,17 +69,21 @@ type handler struct {
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if k, ok := r.Context().Value(linkKey{}).(*link); ok {
+	k, ok := r.Context().Value(linkKey{}).(*link)
+	if ok {
 		k.begin()
 		defer k.done()
 	}
 	if !h.phase.draining.Load() {
 		h.next.ServeHTTP(w, r)
-		return
+	} else {
+		w, t := tell(w, r, h.phase)
+		h.next.ServeHTTP(w, r)
+		t.tell() // an answer without a body is written after this
 	}
-	w, t := tell(w, r, h.phase)
-	h.next.ServeHTTP(w, r)
-	t.tell() // an answer without a body is written after this
+	if ok && r.ProtoMajor == 1 && r.Body != http.NoBody {
+		k.discard()
+	}
 }
 
 // teller sets Connection: close as late as it can. Earlier it would go out with

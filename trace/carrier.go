@@ -19,6 +19,9 @@ const (
 	maxBytes   = 8192
 )
 
+// maxStates is how many members trace state may have.
+const maxStates = 32
+
 // sent reports whether a caller sent any of the propagator's fields.
 func (p *propagator) sent(h gatemesh.Header) bool {
 	for _, f := range p.fields {

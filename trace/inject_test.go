@@ -3,7 +3,9 @@ package trace_test
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -54,6 +56,52 @@ func TestInjectWithoutProvider(t *testing.T) {
 					assert.NotContains(t, rt.headers[0], name)
 				}
 			}
+		})
+	}
+}
+
+// TestPassedFieldsAreBounded: without a provider, what a trusted caller sent
+// passes, and no more of it than a callee has to take.
+func TestPassedFieldsAreBounded(t *testing.T) {
+	t.Parallel()
+	members := func(n int) string { return strings.TrimSuffix(strings.Repeat("k=v,", n), ",") }
+	long := "k=" + strings.Repeat("v", 8190)
+	for _, tt := range []struct {
+		name, field string
+		values      []string
+		want        []string
+		cut         bool
+	}{
+		{"baggage that fits", "Baggage", []string{members(63), "last=1"}, []string{members(63), "last=1"}, false},
+		{"many members", "Baggage", []string{members(10_000)}, []string{members(64)}, true},
+		{"many fields", "Baggage", slices.Repeat([]string{"k=v"}, 10_000), []string{members(64)}, true},
+		{"long baggage", "Baggage", []string{"a=1", long}, []string{"a=1"}, true},
+		{"one long member", "Baggage", []string{long + "v"}, nil, true},
+		{"just as long", "Baggage", []string{long}, []string{long}, false},
+		{"state that fits", "Tracestate", []string{members(31), "a=1"}, []string{members(31), "a=1"}, false},
+		{"many states", "Tracestate", []string{members(33)}, nil, false},
+		{"many state fields", "Tracestate", slices.Repeat([]string{"k=v"}, 33), nil, false},
+		{"long state", "Tracestate", []string{long, "a=1"}, nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var reports atomic.Int32
+			tr := tracer(t, trace.Config{Trusted: always, Observer: gatemesh.ObserverFunc(func(_ context.Context, e gatemesh.Event) {
+				if strings.Contains(e.Message, "baggage was cut") {
+					reports.Add(1)
+				}
+			})})
+			rt := &roundTrips{}
+			out := outbound(t, tr.Span(), tr.Inject()).Transport(rt)
+			var fields []string
+			for _, v := range tt.values {
+				fields = append(fields, tt.field, v)
+			}
+			handle(t, tr, request(fields...), func(_ http.ResponseWriter, r *http.Request) {
+				send(t, r.Context(), out, fields...)
+			})
+			assert.Equal(t, tt.want, rt.headers[0][tt.field])
+			assert.Equal(t, tt.cut, reports.Load() == 1)
 		})
 	}
 }

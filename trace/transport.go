@@ -3,6 +3,7 @@ package trace
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -50,7 +51,10 @@ func (p *propagator) names(h gatemesh.Header, sc trace.SpanContext) bool {
 // W3C, the request leaves with ours or with none. Baggage that the application
 // wants to send belongs into the context. Only if there is neither a provider
 // nor a span, fields pass as they are, except those that came with the inbound
-// call of an untrusted caller: whoever trusts us would believe them.
+// call of an untrusted caller: whoever trusts us would believe them. Baggage is
+// cut to 64 members and 8192 bytes even then, and trace state of more than 32
+// members or 8192 bytes is taken off, so that what comes from a trusted caller
+// does not make the request too large for the callee.
 func (t *Tracer) Inject() gatemesh.Layer {
 	return t.layer(gatemesh.Layer{
 		Name: "trace inject", Gate: gatemesh.GateFunc(t.admitAttempt),
@@ -66,7 +70,12 @@ func (t *Tracer) admitAttempt(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 	}
 	p := t.propagator(s)
 	if t.tracer(s) == nil && !trace.SpanContextFromContext(ctx).IsValid() {
-		return gatemesh.Admission{Header: p.untrusted(s, c)}, nil
+		off := p.untrusted(s, c)
+		fields, cut := bounded(c.Header(), off)
+		if cut {
+			t.reportCut(ctx, s, c)
+		}
+		return gatemesh.Admission{Header: fields}, nil
 	}
 	out := &written{lower: c.Protocol() == gatemesh.GRPC}
 	out.fields = out.buf[:0]
@@ -100,4 +109,35 @@ func (p *propagator) untrusted(s *state, c *gatemesh.Call) (off []gatemesh.Field
 		}
 	}
 	return off
+}
+
+// bounded adds to off what brings the list fields that pass as they are within
+// their limits, and reports whether baggage was cut.
+func bounded(h gatemesh.Header, off []gatemesh.Field) (fields []gatemesh.Field, cut bool) {
+	passes := func(name string) bool {
+		return h.Count(name) > 0 && !slices.ContainsFunc(off, func(f gatemesh.Field) bool { return f.Name == name })
+	}
+	fields = off
+	if passes(fieldBaggage) {
+		in := received{Header: h}
+		if kept := in.Values(fieldBaggage); in.cut {
+			cut = true
+			fields = append(fields, gatemesh.Field{Name: fieldBaggage, Value: strings.TrimRight(strings.Join(kept, ","), ",")})
+		}
+	}
+	if passes(fieldState) && !stateFits(h.Values(fieldState)) {
+		fields = append(fields, gatemesh.Field{Name: fieldState})
+	}
+	return fields, cut
+}
+
+// stateFits reports whether trace state in several fields is one list within
+// its limits. W3C Trace Context §3.3.1 has all of a longer one discarded.
+func stateFits(values []string) bool {
+	members, size := 0, -1
+	for _, v := range values {
+		members += 1 + strings.Count(v, ",")
+		size += 1 + len(v)
+	}
+	return members <= maxStates && size <= maxBytes
 }

@@ -28,7 +28,8 @@ func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Obse
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	return u, o.balance(b, &u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
+	err := o.balance(b, &u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
+	return u, err
 }
 
 // bySRV has the upstreams with an SRV name in their URL, such as
@@ -41,10 +42,10 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 		u := &b.edge.Upstreams[i]
 		to, err := url.Parse(u.URL)
 		if err != nil || !strings.HasPrefix(to.Host, "_") {
-			continue // what is wrong with a URL, the router says
+			continue // checkUpstreams says what is wrong with a URL
 		}
 		if to.Port() != "" {
-			errs = append(errs, fmt.Errorf("-upstream %s: %s has a port, which its SRV record says", u.Service, u.URL))
+			errs = append(errs, fmt.Errorf("-upstream %s: the URL has a port, which its SRV record says", upstreamName(serves(u))))
 			continue
 		}
 		errs = append(errs, o.balance(b, u, pool.DNSConfig{SRV: to.Host}, observer))
@@ -69,6 +70,7 @@ func (o *options) balance(b *built, u *routing.Upstream, cfg pool.DNSConfig, obs
 		return err
 	}
 	b.closes = append(b.closes, endpoints.Close)
+	b.ready.pool(strings.TrimSuffix(cmp.Or(cfg.SRV, cfg.Host), "."), endpoints)
 	u.Balance = endpoints.Transport
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -41,8 +40,11 @@ type options struct {
 	identityKey                      string
 	meshCert, meshKey, meshCA        string
 	lameDuck, drain                  time.Duration
-	started                          func(map[string]net.Addr) // for tests
-	resolver                         *net.Resolver             // for tests; nil is that of the system
+
+	// For tests.
+	started  func(map[string]net.Addr)
+	resolver *net.Resolver // asks the DNS
+	cooldown time.Duration // between two fetches of keys
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -51,7 +53,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
-	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
+	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
@@ -83,8 +85,9 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.meshCert, "mesh-cert", "", "PEM `file` of our SPIFFE certificate; upstreams at https URLs are then called with mutual TLS and must be who they are expected to be")
 	fs.StringVar(&o.meshKey, "mesh-key", "", "PEM `file` of its key")
 	fs.StringVar(&o.meshCA, "mesh-ca", "", "PEM `file` of the trust domain's roots")
-	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listeners close")
-	fs.DurationVar(&o.drain, "drain", 20*time.Second, "how long running requests may take after that")
+	o.drain = 20 * time.Second
+	fs.Var((*durationFlag)(&o.lameDuck), "lame-duck", "how long, as a `duration`, /readyz refuses before the listeners close")
+	fs.Var((*durationFlag)(&o.drain), "drain", "how long, as a `duration`, running requests may take after that")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fs.SetOutput(w)
@@ -123,26 +126,21 @@ func (l *limitFlag) Set(s string) (err error) {
 	return err
 }
 
-// parseUpstream reads name[.namespace][/subset][:port]=URL.
-func parseUpstream(s string) (u routing.Upstream, err error) {
-	name, url, ok := strings.Cut(s, "=")
-	if !ok || name == "" || url == "" {
-		return u, errors.New("must be name[.namespace][/subset][:port]=URL")
+// durationFlag is a time.Duration as a flag, not negative.
+type durationFlag time.Duration
+
+func (d *durationFlag) String() string { return time.Duration(*d).String() }
+
+func (d *durationFlag) Set(s string) error {
+	v, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return errors.New("must be a number and its unit, such as 5s, 500ms or 1m30s")
+	case v < 0:
+		return errors.New("must not be negative")
 	}
-	u.URL = url
-	if n, port, ok := strings.Cut(name, ":"); ok {
-		p, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || p == 0 {
-			return u, fmt.Errorf("%q is not a port", port)
-		}
-		name, u.Port = n, uint16(p)
-	}
-	name, u.Subset, _ = strings.Cut(name, "/")
-	u.Service, u.Namespace, _ = strings.Cut(name, ".")
-	if u.Service == "" {
-		return u, errors.New("the service has no name")
-	}
-	return u, nil
+	*d = durationFlag(v)
+	return nil
 }
 
 // built is what the options amount to.
@@ -150,6 +148,8 @@ type built struct {
 	edge   edge.Config
 	tls    *tls.Config
 	minter *identity.Minter // or nil
+	plain  bool             // a reverse proxy without manifests
+	ready  readiness
 	closes []func() error
 }
 
@@ -175,7 +175,10 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 	if noAuth && o.rate.Limit != (ratelimit.Limit{}) {
 		err = errors.Join(err, errors.New("-rate counts consumers, which takes -jwks or -api-keys; to limit addresses use -client-rate"))
 	}
-	err = errors.Join(err, o.checkPlainText(b), o.checkAdmin())
+	if o.drain == 0 {
+		err = errors.Join(err, errors.New("-drain must be longer than 0"))
+	}
+	err = errors.Join(err, o.checkUpstreams(b), o.checkPlainText(b), o.checkAdmin())
 	if noAuth && o.identityKey != "" {
 		err = errors.Join(err, errors.New("-identity-key signs who was authenticated, which takes -jwks or -api-keys"))
 	}
@@ -193,7 +196,7 @@ func (o *options) checkPlainText(b *built) error {
 	for _, u := range b.edge.Upstreams {
 		to, err := url.Parse(u.URL)
 		if o.identityKey != "" && err == nil && to.Scheme == "http" && !loopback(to.Hostname()) {
-			errs = append(errs, fmt.Errorf("-upstream %s: %s is plain text, and -identity-key would send identities over it", u.Service, u.URL))
+			errs = append(errs, fmt.Errorf("-upstream %s: http://%s is plain text, and -identity-key would send identities over it", u.Service, to.Host))
 		}
 	}
 	return errors.Join(errs...)
@@ -220,7 +223,7 @@ func loopback(name string) bool {
 }
 
 func (o *options) buildManifests(b *built, observer gatemesh.Observer) (err error) {
-	if o.manifests == "" {
+	if b.plain = o.manifests == ""; b.plain {
 		if !slices.ContainsFunc(o.upstreams, func(u routing.Upstream) bool { return u.Service == "default" }) {
 			return errors.New("nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy")
 		}
@@ -283,15 +286,16 @@ func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
 }
 
 func (o *options) keySource(b *built, observer gatemesh.Observer) (auth.KeySource, error) {
-	cfg := auth.JWKSConfig{File: o.jwks, Observer: observer}
+	cfg := auth.JWKSConfig{File: o.jwks, Cooldown: o.cooldown, Observer: observer}
 	if strings.Contains(o.jwks, "://") {
 		cfg.File, cfg.URL = "", o.jwks
 	}
 	keys, err := auth.NewJWKS(cfg)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("-jwks: %w", err)
 	}
 	b.closes = append(b.closes, keys.Close)
+	b.ready.keys(keys)
 	return keys, nil
 }
 
@@ -342,7 +346,7 @@ func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
 			continue
 		}
 		if u.Namespace == "" {
-			return fmt.Errorf("-upstream %s: a mesh upstream needs its namespace, as in %[1]s.production=%s", u.Service, u.URL)
+			return fmt.Errorf("-upstream %s: a mesh upstream needs its namespace, as in %[1]s.production=URL", u.Service)
 		}
 		callee, err := mtls.Exactly(gatemesh.Workload{
 			TrustDomain: o.trustDomain, Namespace: u.Namespace, ServiceAccount: u.Service,

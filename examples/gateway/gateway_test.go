@@ -46,10 +46,11 @@ func upstream(t *testing.T) string {
 // startGateway runs the gateway and returns the addresses of its servers.
 func startGateway(t *testing.T, args ...string) map[string]net.Addr {
 	t.Helper()
-	return startGatewayWith(t, func(*options) {}, args...)
+	return startWith(t, func(*options) {}, args...)
 }
 
-func startGatewayWith(t *testing.T, change func(*options), args ...string) map[string]net.Addr {
+// startWith is startGateway with what no flag can change.
+func startWith(t *testing.T, change func(*options), args ...string) map[string]net.Addr {
 	t.Helper()
 	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
 	require.NoError(t, err)
@@ -125,7 +126,7 @@ func TestUpstreamBySRV(t *testing.T) {
 	dns.Set("pod-1.user-service.production.svc.cluster.local", at.Addr())
 	dns.SetSRV("_http._tcp.user-service.production.svc.cluster.local",
 		dnstest.SRV{Target: "pod-1.user-service.production.svc.cluster.local", Port: at.Port()})
-	addrs := startGatewayWith(t, func(o *options) { o.resolver = dns.Resolver() },
+	addrs := startWith(t, func(o *options) { o.resolver = dns.Resolver() },
 		"-upstream", "default=http://_http._tcp.user-service.production.svc.cluster.local")
 	resp, body := get(t, plainClient(t), "http://"+addrs["public"].String()+"/a", nil)
 	assert.Equal(t, 200, resp.StatusCode)
@@ -195,6 +196,7 @@ func TestMistakes(t *testing.T) {
 	bad := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(bad, "r.yaml"), []byte("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: r\nspec:\n  hostname: [a.example]\n"), 0o600))
 	missing := filepath.Join(bad, "missing")
+	const known = "no route goes there; routes go to order-service.production:8080, user-service.production/v1:8080, user-service.production/v2:8080"
 	for _, c := range []struct {
 		name string
 		args []string
@@ -208,7 +210,32 @@ func TestMistakes(t *testing.T) {
 		{"flag", []string{"-rate", "many"}, []string{`invalid value "many" for flag -rate`}},
 		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
 		{"upstream port", []string{"-upstream", "a:0=http://x"}, []string{`"0" is not a port`}},
-		{"upstream URL", []string{"-upstream", "default=ftp://x"}, []string{"Config.Upstreams[0].URL must start with http:// or https://"}},
+		{"upstream URLs", []string{
+			"-upstream", "default=ftp://x", "-upstream", "default/a=http://%zz", "-upstream", "default/b=http://", "-upstream", "default/c=http://x/path",
+			"-upstream", "default.shop/d:80=http://user:secret@x",
+		}, []string{
+			"-upstream default: the URL must start with http:// or https://", "-upstream default/a: the URL is malformed",
+			"-upstream default/b: the URL must have a valid host",
+			"-upstream default/c: the URL must be a scheme and a host alone: no user, path, query or fragment",
+			"-upstream default.shop/d:80: the URL must be a scheme and a host alone",
+		}},
+		{"upstream twice", []string{"-upstream", "default=http://x", "-upstream", "default=http://y"}, []string{"-upstream default: is given twice"}},
+		{"upstream twice, with everything", []string{"-manifests", "../platform/manifests", "-upstream", "user-service.production/v1:8080=http://x", "-upstream", "user-service.production/v1:8080=http://y"},
+			[]string{"-upstream user-service.production/v1:8080: is given twice"}},
+		{"upstream without manifests", []string{"-upstream", "default=http://x", "-upstream", "orders=http://y"},
+			[]string{"-upstream orders: nothing goes there: without -manifests, everything goes to default"}},
+		{"upstream with a slip", []string{"-upstream", "defualt=http://x"}, []string{"-upstream defualt: nothing goes there", "nothing to do"}},
+		{"upstreams without a route", []string{
+			"-manifests", "../platform/manifests", "-upstream", "user-servce=http://x", "-upstream", "user-service/v3=http://x",
+			"-upstream", "order-service.staging=http://x", "-upstream", "order-service:8081=http://x", "-upstream", "default=http://x",
+		}, []string{
+			"-upstream user-servce: " + known, "-upstream user-service/v3: " + known, "-upstream order-service.staging: " + known,
+			"-upstream order-service:8081: " + known, "-upstream default: " + known,
+		}},
+		{"duration without a unit", []string{"-lame-duck", "5"}, []string{`invalid value "5" for flag -lame-duck: must be a number and its unit, such as 5s, 500ms or 1m30s`}},
+		{"duration without a number", []string{"-drain", "soon"}, []string{`invalid value "soon" for flag -drain: must be a number and its unit`}},
+		{"negative duration", []string{"-drain", "-5s"}, []string{`invalid value "-5s" for flag -drain: must not be negative`}},
+		{"no drain", []string{"-upstream", "default=http://x", "-drain", "0s"}, []string{"-drain must be longer than 0"}},
 		{"SRV with a port", []string{"-upstream", "default=http://_http._tcp.x:80"}, []string{"has a port, which its SRV record says"}},
 		{"SRV that is none", []string{"-upstream", "default=http://_http..x"}, []string{"DNSConfig.SRV"}},
 		{"port taken", []string{"-upstream", "default=http://x", "-listen", taken.Addr().String()},
@@ -220,7 +247,7 @@ func TestMistakes(t *testing.T) {
 			"-manifests", missing, "-api-keys", missing, "-tls-cert", missing, "-tls-key", missing,
 			"-jwks", missing, "-identity-key", missing,
 		}, []string{
-			missing, "auth: key file:", "mtls: edge:", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
+			missing, "auth: key file:", "-jwks: auth:", "mtls: edge:", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
 		}},
 		{"rate without auth", []string{"-upstream", "default=http://x", "-rate", "1/1s"}, []string{"-rate counts consumers"}},
 		{"issuer without jwks", []string{"-upstream", "default=http://x", "-issuer", "i"}, []string{"which takes -jwks"}},
@@ -238,6 +265,8 @@ func TestMistakes(t *testing.T) {
 			for _, want := range c.want {
 				assert.Contains(t, oneLine(err), want)
 			}
+			assert.NotContains(t, err.Error(), "secret")
+			assert.NotContains(t, err.Error(), "Config.Upstreams", "the operator has written flags")
 			for _, line := range strings.Split(oneLine(err), "\n") {
 				assert.True(t, strings.HasPrefix(line, "gateway: "), line)
 			}
@@ -248,6 +277,8 @@ func TestMistakes(t *testing.T) {
 func TestHelp(t *testing.T) {
 	var text strings.Builder
 	require.Error(t, run(t.Context(), []string{"-h"}, &text))
+	assert.Regexp(t, `(?m)^  -lame-duck duration\n.+close$`, text.String())
+	assert.Regexp(t, `(?m)^  -drain duration\n.+\(default 20s\)$`, text.String())
 	for _, flag := range []string{"-listen", "-admin", "-health", "-manifests", "-upstream", "-jwks", "-issuer", "-audience", "-algs", "-api-keys", "-rate", "-tls-cert", "-tls-key"} {
 		assert.Regexp(t, `(?m)^  `+flag+` .+\n    \t.{10,}`, text.String(), "-h explains each flag")
 	}

@@ -71,6 +71,6 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		servers = append(servers, serve.Server{Name: "admin", Addr: o.admin, Handler: admin})
 	}
 	return serve.Run(ctx, serve.Config{
-		Servers: servers, Health: o.health, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: o.started,
+		Servers: servers, Health: o.health, Ready: b.ready.check, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: o.started,
 	})
 }
