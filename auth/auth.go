@@ -26,16 +26,15 @@ var _ gatemesh.CachedGate = (*Authenticator)(nil)
 
 // state is one configuration, made ready. It is immutable; a call uses one.
 type state struct {
-	cfg      Config
-	issuers  []*issuer
-	opaque   *opaque // or nil
-	flights  flights
-	cache    *cache
-	deny     denials
-	http     fieldNames
-	grpc     fieldNames
-	tokenIn  []string // Admission.Consumed
-	apiKeyIn []string
+	cfg                                      Config
+	issuers                                  []*issuer
+	opaque                                   *opaque // or nil
+	flights                                  flights
+	cache                                    *cache
+	deny                                     denials
+	http                                     fieldNames
+	grpc                                     fieldNames
+	tokenIn, cookieIn, parameterIn, apiKeyIn []string // Admission.Consumed
 }
 
 // New returns an Authenticator for cfg. It reports every invalid field at once.
@@ -66,6 +65,7 @@ func newState(cfg Config, old *state) (*state, error) {
 	s := &state{
 		cfg: cfg, deny: newDenials(&cfg),
 		tokenIn: []string{"Authorization"}, apiKeyIn: []string{cfg.APIKeyHeader},
+		cookieIn: []string{"cookie:" + cfg.TokenCookie}, parameterIn: []string{"query:" + cfg.TokenParameter},
 	}
 	s.http, s.grpc = newFieldNames(&cfg)
 	for i := range cfg.Issuers {
@@ -122,25 +122,25 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 	if err != nil || adm.Principal != nil {
 		return adm, err
 	}
-	v, d := s.verify(ctx, cred, now)
+	v, d := s.verify(ctx, cred.value, now)
 	if d == nil {
 		d = s.checkRevoked(v, time.Now())
 	}
 	if d != nil {
 		return gatemesh.Admission{}, d
 	}
-	return s.admitToken(v), nil
+	return s.admitToken(v, cred.in), nil
 }
 
 // AdmitCached decides like Admit about everything but tokens that were not
 // verified lately.
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
 	s := a.state.For(c)
-	adm, raw, err := s.fromMemory(c, time.Now())
+	adm, cred, err := s.fromMemory(c, time.Now())
 	if err != nil || adm.Principal != nil {
 		return adm, err == nil, err
 	}
-	switch {
+	switch raw := cred.value; {
 	case wellFormed(raw), s.opaque != nil && isB64Token(raw):
 	case s.opaque != nil:
 		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errB64Token)
@@ -151,15 +151,15 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 }
 
 // fromMemory decides what can be decided without a signature. If it returns
-// neither a principal nor an error, raw is a token to verify.
-func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, raw string, err error) {
+// neither a principal nor an error, cred is a token to verify.
+func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, cred credential, err error) {
 	names := &s.http
 	if c.Protocol() == gatemesh.GRPC {
 		names = &s.grpc
 	}
 	cred, d := s.credential(c, names)
 	if d != nil {
-		return adm, "", d
+		return adm, cred, d
 	}
 	if cred.apiKey {
 		k, d := s.checkAPIKey(cred.value, now)
@@ -167,25 +167,25 @@ func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admiss
 			d = s.checkKeyRevoked(k.principal, now)
 		}
 		if d != nil {
-			return adm, "", d
+			return adm, cred, d
 		}
-		adm = gatemesh.Admission{Principal: k.principal, Consumed: s.apiKeyIn}
+		adm = gatemesh.Admission{Principal: k.principal, Consumed: cred.in}
 		if !s.cfg.DisableStreamExpiry {
 			adm.Until = k.expires
 		}
-		return adm, "", nil
+		return adm, cred, nil
 	}
 	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
 		if d := s.checkRevoked(v, now); d != nil {
-			return adm, "", d
+			return adm, cred, d
 		}
-		return s.admitToken(v), "", nil
+		return s.admitToken(v, cred.in), cred, nil
 	}
-	return adm, cred.value, nil
+	return adm, cred, nil
 }
 
-func (s *state) admitToken(v *verified) gatemesh.Admission {
-	adm := gatemesh.Admission{Principal: v.principal, Consumed: s.tokenIn}
+func (s *state) admitToken(v *verified, in []string) gatemesh.Admission {
+	adm := gatemesh.Admission{Principal: v.principal, Consumed: in}
 	if !s.cfg.DisableStreamExpiry {
 		adm.Until = v.until
 	}

@@ -22,6 +22,15 @@ type Config struct {
 	// Opaque says how other bearer tokens are verified. Default: they are
 	// refused.
 	Opaque *Opaque
+	// TokenCookie is the cookie that may carry a bearer token in place of the
+	// Authorization field. Browsers send cookies by themselves, so whoever
+	// accepts one has to refuse requests that other sites make, such as with
+	// [http.CrossOriginProtection]. Default: none.
+	TokenCookie string
+	// TokenParameter is the parameter of the query that may carry one, such as
+	// "access_token" (RFC 6750 §2.3). URLs are written to logs and histories on
+	// the way here. Default: none.
+	TokenParameter string
 	// APIKeys are the accepted API keys. Default: none, and then APIKeyHeader
 	// is not looked at.
 	APIKeys *KeySet
@@ -186,6 +195,14 @@ func (cfg *Config) validate() error {
 	}
 	if !isToken(cfg.APIKeyHeader) || strings.EqualFold(cfg.APIKeyHeader, "Authorization") || gatemesh.CarriesIdentity(cfg.APIKeyHeader) {
 		f.add("Config.APIKeyHeader %q is not the name of a header field for API keys", cfg.APIKeyHeader)
+	}
+	for field, name := range map[string]string{"TokenCookie": cfg.TokenCookie, "TokenParameter": cfg.TokenParameter} {
+		if name != "" && !isToken(name) {
+			f.add("Config.%s %q is not a name for one", field, name)
+		}
+		if name != "" && !cfg.bearer() {
+			f.add("Config.%s has a meaning only with Issuers or Opaque", field)
+		}
 	}
 	checkScopes(&f, "Config.APIKeyScopes", cfg.APIKeyScopes)
 	checkRange(&f, "Config.MaxTokenLength", cfg.MaxTokenLength, 1, maxTokenLength)
