@@ -23,52 +23,88 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("status is %d", e.status) }
 
-// httpGet returns how to fetch a document, and what to do when it is done for good.
-func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
-	client, idle := http.Client{}, func() {}
+// document is what a fetch has found.
+type document struct {
+	keys *Keys
+	bad  []error // why others of its keys cannot be used
+	from string  // where a discovered key set is, without what may be secret
+}
+
+// newClient returns the client of cfg, or one of our own, and what to do when
+// it is done for good.
+func newClient(cfg *JWKSConfig) (client *http.Client, idle func()) {
+	client, idle = &http.Client{}, func() {}
 	if cfg.Client != nil {
-		client = *cfg.Client
+		*client = *cfg.Client
 	} else {
 		t := &http.Transport{
-			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 1,
+			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 2,
 			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 		}
 		client.Transport, idle = t, t.CloseIdleConnections
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return func(ctx context.Context) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.URL, nil)
+	return client, idle
+}
+
+// httpGet fetches a document of at most limit bytes. Its errors do not tell
+// the URL, whose query may be secret.
+func httpGet(ctx context.Context, client *http.Client, from string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return nil, errors.New("URL is invalid")
+	}
+	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err
+		}
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // the document is read or given up
+	if resp.StatusCode != http.StatusOK {
+		return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	}
+	return readAll(resp.Body, limit)
+}
+
+// loader returns how to fetch the keys of cfg, which is valid, and what to do
+// when that is done for good.
+func (cfg JWKSConfig) loader() (load func(context.Context) (document, error), idle func()) {
+	var read func(context.Context) ([]byte, error)
+	if cfg.File != "" {
+		read, idle = func(context.Context) ([]byte, error) { return readFile(cfg.File, cfg.MaxBody) }, func() {}
+	} else {
+		var client *http.Client
+		client, idle = newClient(&cfg)
+		if cfg.Discovery != "" {
+			issuer, _ := absoluteURL(cfg.Discovery) // valid
+			d := &discovery{cfg: cfg, issuer: issuer, client: client}
+			return d.load, idle
+		}
+		read = func(ctx context.Context) ([]byte, error) { return httpGet(ctx, client, cfg.URL, cfg.MaxBody) }
+	}
+	return func(ctx context.Context) (doc document, err error) {
+		data, err := read(ctx)
 		if err != nil {
-			return nil, errors.New("URL is invalid")
+			return doc, err
 		}
-		req.Header.Set("Accept", "application/jwk-set+json, application/json")
-		resp, err := client.Do(req)
-		if err != nil {
-			var u *url.Error
-			if errors.As(err, &u) {
-				err = u.Err // without the URL, whose query may be secret
-			}
-			return nil, err
-		}
-		defer func() { _ = resp.Body.Close() }() // the document is read or given up
-		if resp.StatusCode != http.StatusOK {
-			return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
-		}
-		return readAll(resp.Body, cfg.MaxBody)
+		doc.keys, doc.bad, err = parseJWKS(data, false)
+		return doc, err
 	}, idle
 }
 
-// readFile returns how to read a document. The path is followed anew each
-// time, through the symbolic links that Kubernetes swaps.
-func readFile(path string, limit int64) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }() // only read
-		return readAll(f, limit)
+// readFile reads a document. The path is followed anew each time, through the
+// symbolic links that Kubernetes swaps.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { _ = f.Close() }() // only read
+	return readAll(f, limit)
 }
 
 func readAll(r io.Reader, limit int64) ([]byte, error) {
