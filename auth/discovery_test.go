@@ -221,7 +221,7 @@ func TestDiscovery_Refused(t *testing.T) {
 				assert.NotContains(t, s.took(), "https://idp.example/jwks", "nothing but the metadata says where keys are")
 				time.Sleep(11 * time.Minute)
 				assert.Equal(t, "token_key_unknown", tokenReason(t, a, fresh()), "but not for ever")
-				assert.Equal(t, breaker.Open, j.version.Load().breaker.State())
+				assert.NotEqual(t, breaker.Closed, j.version.Load().breaker.State(), "open, or probing")
 				s.put(testIssuer+wellKnown, status(200, good))
 				time.Sleep(23 * time.Second)
 				assert.Equal(t, "ok", tokenReason(t, a, fresh()))
@@ -305,7 +305,7 @@ func TestDiscovery_KeysDown(t *testing.T) {
 				assert.ErrorContains(t, w.all()[0].Err, `keys at "https://keys.example/jwks": `)
 				assert.NotContains(t, w.all()[0].Err.Error(), "SECRET")
 				time.Sleep(time.Minute)
-				assert.Equal(t, breaker.Open, j.version.Load().breaker.State())
+				assert.NotEqual(t, breaker.Closed, j.version.Load().breaker.State(), "open, or probing")
 
 				s.put(testIssuer+wellKnown, status(200, metadataOf(testIssuer, keys, nil)))
 				s.put("https://keys.example/jwks", status(200, edDoc()))
