@@ -212,7 +212,7 @@ func TestLoadKeyFile(t *testing.T) {
 		"shop-1 shop " + HashKey("x") + "\n")
 	require.NoError(t, err)
 	assert.Equal(t, 2, set.Len())
-	k := set.find(secret)
+	k := set.byHash[digestOf(secret)]
 	require.NotNil(t, k)
 	assert.Equal(t, "billing-7", k.principal.Credential())
 	assert.Equal(t, "billing", k.principal.Consumer())

@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -15,7 +14,8 @@ import (
 // Make one with [New]; it is safe for concurrent use.
 //
 // Fails closed: when an issuer's keys cannot be had, its tokens are refused
-// with 401; API keys and tokens with known keys do not depend on anybody.
+// with 401, and so are API keys that a [KeyStore] cannot have; API keys in
+// memory and tokens with known keys do not depend on anybody.
 type Authenticator struct {
 	state    gatemesh.Live[state]
 	observer gatemesh.Observer
@@ -101,14 +101,18 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 }
 
 // Admit returns the principal of the call's credential. It waits only for the
-// key set of a token whose key is not known, for at most the source's timeout.
+// key set of a token whose key is not known, for at most the source's timeout,
+// or for a [KeyStore] that does not know from memory.
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
 	if err != nil || adm.Principal != nil {
 		return adm, err
 	}
-	v, d := s.verify(ctx, cred, now)
+	if cred.apiKey {
+		return s.loadAPIKey(ctx, cred.value)
+	}
+	v, d := s.verify(ctx, cred.value, now)
 	if d != nil {
 		return gatemesh.Admission{}, d
 	}
@@ -116,45 +120,42 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 }
 
 // AdmitCached decides like Admit about everything but tokens that were not
-// verified lately.
+// verified lately, and API keys that only [KeyStore.LoadKey] can tell.
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
 	s := a.state.For(c)
-	adm, raw, err := s.fromMemory(c, time.Now())
+	adm, cred, err := s.fromMemory(c, time.Now())
 	if err != nil || adm.Principal != nil {
 		return adm, err == nil, err
 	}
-	if !wellFormed(raw) {
+	if !cred.apiKey && !wellFormed(cred.value) {
 		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errSegments)
 	}
 	return gatemesh.Admission{}, false, nil
 }
 
 // fromMemory decides what can be decided without a signature. If it returns
-// neither a principal nor an error, raw is a token to verify.
-func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, raw string, err error) {
+// neither a principal nor an error, cred is a token to verify, or an API key to
+// ask the store for.
+func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, cred credential, err error) {
 	names := &s.http
 	if c.Protocol() == gatemesh.GRPC {
 		names = &s.grpc
 	}
 	cred, d := s.credential(c, names)
 	if d != nil {
-		return adm, "", d
+		return adm, cred, d
 	}
 	if cred.apiKey {
-		k, d := s.checkAPIKey(cred.value, now)
+		adm, d := s.findAPIKey(cred.value, now)
 		if d != nil {
-			return adm, "", d
+			return adm, cred, d
 		}
-		adm = gatemesh.Admission{Principal: k.principal, Consumed: s.apiKeyIn}
-		if !s.cfg.DisableStreamExpiry {
-			adm.Until = k.expires
-		}
-		return adm, "", nil
+		return adm, cred, nil
 	}
 	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
-		return s.admitToken(v), "", nil
+		return s.admitToken(v), cred, nil
 	}
-	return adm, cred.value, nil
+	return adm, cred, nil
 }
 
 func (s *state) admitToken(v *verified) gatemesh.Admission {
@@ -181,23 +182,4 @@ func (s *state) holds(v *verified, now time.Time) bool {
 	}
 	v.keys.Store(keys)
 	return true
-}
-
-func (s *state) checkAPIKey(value string, now time.Time) (*apiKey, *gatemesh.Denial) {
-	if !validSecret(value) {
-		return nil, s.deny.apiKeyMalformed
-	}
-	k := s.cfg.APIKeys.find(value)
-	switch {
-	case k == nil:
-		return nil, s.deny.apiKeyUnknown
-	case !k.expires.IsZero() && !now.Before(k.expires):
-		return nil, s.deny.apiKeyExpired.WithCause(errors.New("key id " + k.principal.Credential()))
-	}
-	for _, scope := range s.cfg.APIKeyScopes {
-		if !k.principal.HasScope(scope) {
-			return nil, s.deny.apiKeyScope.WithCause(errors.New("key id " + k.principal.Credential() + " lacks " + scope))
-		}
-	}
-	return k, nil
 }

@@ -16,9 +16,11 @@ type Config struct {
 	// Issuers are those whose bearer tokens are accepted. With none, the
 	// Authorization field is not looked at and belongs to the application.
 	Issuers []Issuer
-	// APIKeys are the accepted API keys. Default: none, and then APIKeyHeader
-	// is not looked at.
-	APIKeys *KeySet
+	// APIKeys are the accepted API keys: a [*KeySet], a [*KeyFile] or a store of
+	// your own, which the caller closes after the Authenticator's last use.
+	// Default: none, and then APIKeyHeader is not looked at. A nil pointer is an
+	// error.
+	APIKeys KeyStore
 	// APIKeyHeader is the field that carries an API key. Default: "X-Api-Key".
 	APIKeyHeader string
 	// APIKeyScopes are scopes that every API key must carry; a key without one
@@ -138,6 +140,9 @@ func (cfg *Config) validate() error {
 	var f faults
 	if len(cfg.Issuers) == 0 && cfg.APIKeys == nil {
 		f.add("Config.Issuers or Config.APIKeys is required")
+	}
+	if cfg.APIKeys != nil && isNil(cfg.APIKeys) {
+		f.add("Config.APIKeys is a nil %T; for none, leave the field nil", cfg.APIKeys)
 	}
 	if !isToken(cfg.APIKeyHeader) || strings.EqualFold(cfg.APIKeyHeader, "Authorization") || gatemesh.CarriesIdentity(cfg.APIKeyHeader) {
 		f.add("Config.APIKeyHeader %q is not the name of a header field for API keys", cfg.APIKeyHeader)

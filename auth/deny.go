@@ -17,6 +17,7 @@ type denials struct {
 	signature, keyUnknown      *gatemesh.Denial
 
 	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyScope *gatemesh.Denial
+	apiKeyAway                                                 *gatemesh.Denial
 }
 
 func newDenials(cfg *Config) denials {
@@ -53,6 +54,7 @@ func newDenials(cfg *Config) denials {
 		apiKeyMalformed: plain("key_malformed", "The API key is malformed."),
 		apiKeyUnknown:   plain("key_unknown", "The API key is not known."),
 		apiKeyExpired:   plain("key_expired", "The API key has expired."),
+		apiKeyAway:      plain("key_unavailable", "The API key cannot be checked now."),
 		apiKeyScope:     gatemesh.Deny(gatemesh.PermissionDenied, "scope_missing", "The API key lacks a required scope."),
 	}
 }
