@@ -110,8 +110,9 @@ func (s *state) admitAPIKey(k *APIKey, digest KeyDigest, now time.Time) (adm gat
 	switch {
 	case k == nil:
 		return adm, s.deny.apiKeyUnknown
-	case k.principal == nil || subtle.ConstantTimeCompare(k.digest[:], digest[:]) == 0:
-		// Of a store that does not compare all of it, or byte for byte.
+	case subtle.ConstantTimeCompare(k.digest[:], digest[:]) == 0:
+		// Of a store that does not compare all of it, or byte for byte. No
+		// secret has the digest of the zero APIKey.
 		return adm, s.deny.apiKeyUnknown.WithCause(errors.New("the key store has found a key of another secret"))
 	case !k.expires.IsZero() && !now.Before(k.expires):
 		return adm, s.deny.apiKeyExpired.WithCause(errors.New("key id " + k.principal.Credential()))
