@@ -3,6 +3,7 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +75,13 @@ type Issuer struct {
 	// RequiredScopes are scopes that every token must carry; a token without
 	// one of them is refused with 403. nil is none; an empty list is an error.
 	RequiredScopes []string
+	// RequiredClaims are top-level claims that every token must have, with these
+	// strings as values, byte for byte: such as token_use "access" of Amazon
+	// Cognito, or azp and typ "Bearer" of Keycloak, whose ID tokens and access
+	// tokens differ in nothing else. A token without is refused with 401. Claims
+	// that have a field of their own here, or that are times, cannot be among
+	// them. nil is none; an empty map is an error.
+	RequiredClaims map[string]string
 	// TokenTypes lists the accepted typ header values, in any case and with or
 	// without "application/" (RFC 7515 §4.1.9). "" stands for a token without
 	// typ. Default: "JWT", "at+jwt" (RFC 9068) and "".
@@ -116,6 +124,7 @@ func (cfg Config) withDefaults() Config {
 		is.Audience = slices.Clone(is.Audience)
 		is.Algorithms = slices.Clone(is.Algorithms)
 		is.RequiredScopes = slices.Clone(is.RequiredScopes)
+		is.RequiredClaims = maps.Clone(is.RequiredClaims)
 		types := is.TokenTypes
 		if types == nil {
 			types = []string{"JWT", "at+jwt", ""}
@@ -175,6 +184,17 @@ func (is *Issuer) validate(f *faults, at string) {
 	}
 	checkRange(f, at+".Leeway", is.Leeway, 0, maxLeeway)
 	checkScopes(f, at+".RequiredScopes", is.RequiredScopes)
+	if is.RequiredClaims != nil && len(is.RequiredClaims) == 0 {
+		f.add("%s.RequiredClaims is empty; leave it nil to require none", at)
+	}
+	for _, name := range slices.Sorted(maps.Keys(is.RequiredClaims)) {
+		switch {
+		case name == "" || is.RequiredClaims[name] == "":
+			f.add("%s.RequiredClaims[%q] needs a name and a value", at, name)
+		case name == is.AudienceClaim || slices.Contains([]string{"iss", "aud", "exp", "nbf", "iat", "scope", "scp"}, name):
+			f.add("%s.RequiredClaims[%q] has rules of its own", at, name)
+		}
+	}
 	if len(is.TokenTypes) == 0 {
 		f.add("%s.TokenTypes is empty; leave it nil for the default", at)
 	}

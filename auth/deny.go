@@ -17,7 +17,7 @@ type denials struct {
 	signature, keyUnknown      *gatemesh.Denial
 
 	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyScope *gatemesh.Denial
-	apiKeyAway                                                 *gatemesh.Denial
+	apiKeyAway, claim                                          *gatemesh.Denial
 }
 
 func newDenials(cfg *Config) denials {
@@ -50,6 +50,7 @@ func newDenials(cfg *Config) denials {
 		audience:   invalid("token_audience", "The token is for somebody else."),
 		signature:  invalid("token_signature", "The signature of the token is wrong."),
 		keyUnknown: plain("token_key_unknown", "The signing key of the token is not known."),
+		claim:      invalid("token_claim", "The token lacks a required claim."),
 
 		apiKeyMalformed: plain("key_malformed", "The API key is malformed."),
 		apiKeyUnknown:   plain("key_unknown", "The API key is not known."),
