@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -14,9 +13,10 @@ import (
 // It gives [gatemesh.FactPrincipal]. Calls without a credential are refused.
 // Make one with [New]; it is safe for concurrent use.
 //
-// Fails closed: when an issuer's keys or its introspection cannot be had, its
-// tokens are refused with 401 (see [Config.UnavailableStatus]); API keys, tokens
-// with known keys and those that are remembered do not depend on anybody.
+// Fails closed: when an issuer's keys, its introspection or a [KeyStore] cannot be
+// had, credentials are refused with 401 (see [Config.UnavailableStatus]); API keys
+// in memory, tokens with known keys and those that are remembered do not depend
+// on anybody.
 type Authenticator struct {
 	state    gatemesh.Live[state]
 	observer gatemesh.Observer
@@ -114,13 +114,16 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 
 // Admit returns the principal of the call's credential. It waits only for the
 // key set of a token whose key is not known, for at most the source's timeout,
-// and for what [Opaque] says of a token, for at most its Timeout. Calls with the
-// same token wait together.
+// for what [Opaque] says of a token, for at most its Timeout, or for a [KeyStore]
+// that does not know from memory. Calls with the same token wait together.
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
 	if err != nil || adm.Principal != nil {
 		return adm, err
+	}
+	if cred.apiKey {
+		return s.loadAPIKey(ctx, cred.value)
 	}
 	v, d := s.verify(ctx, cred.value, now)
 	if d == nil {
@@ -133,7 +136,7 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 }
 
 // AdmitCached decides like Admit about everything but tokens that were not
-// verified lately.
+// verified lately, and API keys that only [KeyStore.LoadKey] can tell.
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
 	s := a.state.For(c)
 	adm, cred, err := s.fromMemory(c, time.Now())
@@ -141,7 +144,7 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 		return adm, err == nil, err
 	}
 	switch raw := cred.value; {
-	case wellFormed(raw), s.opaque != nil && isB64Token(raw):
+	case cred.apiKey, wellFormed(raw), s.opaque != nil && isB64Token(raw):
 	case s.opaque != nil:
 		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errB64Token)
 	default:
@@ -151,7 +154,8 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 }
 
 // fromMemory decides what can be decided without a signature. If it returns
-// neither a principal nor an error, cred is a token to verify.
+// neither a principal nor an error, cred is a token to verify, or an API key to
+// ask the store for.
 func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, cred credential, err error) {
 	names := &s.http
 	if c.Protocol() == gatemesh.GRPC {
@@ -162,16 +166,9 @@ func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admiss
 		return adm, cred, d
 	}
 	if cred.apiKey {
-		k, d := s.checkAPIKey(cred.value, now)
-		if d == nil {
-			d = s.checkKeyRevoked(k.principal, now)
-		}
+		adm, d := s.findAPIKey(cred.value, now)
 		if d != nil {
 			return adm, cred, d
-		}
-		adm = gatemesh.Admission{Principal: k.principal, Consumed: cred.in}
-		if !s.cfg.DisableStreamExpiry {
-			adm.Until = k.expires
 		}
 		return adm, cred, nil
 	}
@@ -214,23 +211,4 @@ func (s *state) holds(v *verified, now time.Time) bool {
 	}
 	v.keys.Store(keys)
 	return true
-}
-
-func (s *state) checkAPIKey(value string, now time.Time) (*apiKey, *gatemesh.Denial) {
-	if !validSecret(value) {
-		return nil, s.deny.apiKeyMalformed
-	}
-	k := s.cfg.APIKeys.find(value)
-	switch {
-	case k == nil:
-		return nil, s.deny.apiKeyUnknown
-	case !k.expires.IsZero() && !now.Before(k.expires):
-		return nil, s.deny.apiKeyExpired.WithCause(errors.New("key id " + k.principal.Credential()))
-	}
-	for _, scope := range s.cfg.APIKeyScopes {
-		if !k.principal.HasScope(scope) {
-			return nil, s.deny.apiKeyScope.WithCause(errors.New("key id " + k.principal.Credential() + " lacks " + scope))
-		}
-	}
-	return k, nil
 }
