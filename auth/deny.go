@@ -39,15 +39,18 @@ func newDenials(cfg *Config) denials {
 		return gatemesh.Deny(gatemesh.Unauthenticated, reason, detail).
 			WithField("WWW-Authenticate", challenge(scheme, cfg.Realm, `error="invalid_token"`))
 	}
-	unavailable := plain("token_unverifiable", "The token cannot be verified at the moment.")
+	away := plain
 	if cfg.UnavailableStatus == http.StatusServiceUnavailable {
-		unavailable = gatemesh.Deny(gatemesh.Unavailable, "token_unverifiable", "The token cannot be verified at the moment.")
+		away = func(reason, detail string) *gatemesh.Denial {
+			return gatemesh.Deny(gatemesh.Unavailable, reason, detail)
+		}
 	}
 	return denials{
-		revoked:  invalid("token_revoked", "The token has been revoked."),
-		inactive: invalid("token_inactive", "The token is not active."), unavailable: unavailable,
-		missing: plain("credential_missing", "The request carries no credential."),
-		scheme:  plain("credential_scheme", "The authentication scheme is not supported."),
+		revoked:     invalid("token_revoked", "The token has been revoked."),
+		inactive:    invalid("token_inactive", "The token is not active."),
+		unavailable: away("token_unverifiable", "The token cannot be verified at the moment."),
+		missing:     plain("credential_missing", "The request carries no credential."),
+		scheme:      plain("credential_scheme", "The authentication scheme is not supported."),
 		ambiguous: gatemesh.Deny(gatemesh.Unauthenticated, "credential_ambiguous", "The request carries more than one credential.").
 			WithField("WWW-Authenticate", challenge(scheme, cfg.Realm, `error="invalid_request"`)),
 		tooLong:    invalid("token_too_long", "The token is too long."),
@@ -66,19 +69,23 @@ func newDenials(cfg *Config) denials {
 		apiKeyUnknown:   plain("key_unknown", "The API key is not known."),
 		apiKeyExpired:   plain("key_expired", "The API key has expired."),
 		apiKeyRevoked:   plain("key_revoked", "The API key has been revoked."),
-		apiKeyAway:      plain("key_unavailable", "The API key cannot be checked now."),
+		apiKeyAway:      away("key_unavailable", "The API key cannot be checked now."),
 		apiKeyScope:     gatemesh.Deny(gatemesh.PermissionDenied, "scope_missing", "The API key lacks a required scope."),
 	}
 }
 
 // unavailable is the refusal of a token of which nothing can be found out.
 func (s *state) unavailable(cause error) *gatemesh.Denial {
-	d := s.deny.unavailable.WithCause(cause)
-	if d.Code == gatemesh.Unavailable {
-		wait := time.Second
-		if s.opaque != nil {
-			wait = max(wait, s.opaque.breaker.Remaining())
-		}
+	var wait time.Duration
+	if s.opaque != nil {
+		wait = s.opaque.breaker.Remaining()
+	}
+	return away(s.deny.unavailable, cause, wait)
+}
+
+// away is d, with Retry-After if it is 503.
+func away(d *gatemesh.Denial, cause error, wait time.Duration) *gatemesh.Denial {
+	if d = d.WithCause(cause); d.Code == gatemesh.Unavailable {
 		d = d.WithRetryAfter(wait)
 	}
 	return d

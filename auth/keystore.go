@@ -96,7 +96,7 @@ func (s *state) loadAPIKey(ctx context.Context, value string) (gatemesh.Admissio
 	case ctx.Err() != nil:
 		return gatemesh.Admission{}, gatemesh.AsDenial(ctx, ctx.Err())
 	case err != nil:
-		return gatemesh.Admission{}, s.deny.apiKeyAway.WithCause(err)
+		return gatemesh.Admission{}, away(s.deny.apiKeyAway, err, 0)
 	}
 	adm, d := s.admitAPIKey(k, digest, time.Now())
 	if d != nil {
