@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -256,10 +257,12 @@ func (s *state) judgeAnswer(raw string, claims map[string]any, err error, permit
 		permit.Success()
 		return nil, d
 	case errors.As(err, &answer):
-		// A 4xx is about us, such as our secret, and no sign of an outage.
-		if answer.status >= 500 || answer.status == 429 {
+		// Other answers are about us, such as our secret, or about the token: who
+		// knows one that is answered with 500 is not to open the breaker with it.
+		switch answer.status {
+		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			permit.Failure(answer.after)
-		} else {
+		default:
 			permit.Neutral()
 		}
 		return nil, s.unavailable(err)

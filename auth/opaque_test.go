@@ -188,7 +188,8 @@ func TestBR01_OpaqueNeutral(t *testing.T) {
 		"forbidden": {func(context.Context, string) (map[string]any, error) {
 			return nil, gatemesh.Deny(gatemesh.PermissionDenied, "no", "No.")
 		}, false, "no"},
-		"our secret is wrong": {func(context.Context, string) (map[string]any, error) { return nil, &statusError{401, 0} }, false, "token_unverifiable"},
+		"our secret is wrong":    {func(context.Context, string) (map[string]any, error) { return nil, &statusError{401, 0} }, false, "token_unverifiable"},
+		"a token that upsets it": {func(context.Context, string) (map[string]any, error) { return nil, &statusError{500, 0} }, false, "token_unverifiable"},
 		"cancelled": {func(context.Context, string) (map[string]any, error) {
 			time.Sleep(time.Second)
 			return nil, ErrInactive
