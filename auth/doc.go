@@ -2,7 +2,7 @@
 // RFC 7519, and others by introspection, RFC 7662; presented as RFC 6750 §2.1
 // says) and API keys, and puts a [gatemesh.Principal] on the call.
 //
-//	keys := gatemesh.Must(auth.NewJWKS(auth.JWKSConfig{URL: "https://idp.example/jwks"}))
+//	keys := gatemesh.Must(auth.NewJWKS(auth.JWKSConfig{Discovery: "https://idp.example"}))
 //	defer keys.Close()
 //	who := gatemesh.Must(auth.New(auth.Config{Issuers: []auth.Issuer{{
 //		Issuer: "https://idp.example", Audience: []string{"orders"}, Algorithms: []string{"RS256"}, Keys: keys,
@@ -63,6 +63,9 @@
 // and closes the old one: tokens are then refused until its keys are there.
 //
 // # What is remembered
+//
+// API keys are found by their hash in a [KeyStore]: a [KeySet], a [KeyFile], or
+// one of your own, which remembers what it has loaded for as long as it wants.
 //
 // A verified token is remembered for [Config.CacheTTL], and never beyond its
 // expiry, the configuration that it was judged by, or the presence of its

@@ -33,6 +33,8 @@ type JWKSConfig struct {
 	// loopback, unspecified, link-local, private (RFC 1918, 4193, 6598) or
 	// multicast, or a number in another spelling. Names are not resolved for
 	// that: what they may resolve to is for the network, or for Client, to bound.
+	// What a Client of yours adds to requests, such as credentials, goes to both
+	// hosts.
 	//
 	// Metadata and keys are one fetch: one FetchTimeout, Cooldown and breaker, and
 	// MaxBody for each; no redirect is followed for either. Fetches on the

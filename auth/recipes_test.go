@@ -74,8 +74,9 @@ func cognito(client *http.Client) (*auth.Authenticator, *auth.JWKS) {
 }
 
 // dex accepts the ID tokens that Dex gives to one client; an API behind Dex is
-// called with these. Dex changes its keys every few hours: a token with a
-// new one is looked up when it comes.
+// called with these. Dex changes its keys every few hours: a new one is fetched
+// when the first token of it comes, or, if that is within the Cooldown of the
+// fetch before, at its end.
 func dex(client *http.Client) (*auth.Authenticator, *auth.JWKS) {
 	keys := gatemesh.Must(auth.NewJWKS(auth.JWKSConfig{Discovery: "https://login.example/dex", Client: client}))
 	return gatemesh.Must(auth.New(auth.Config{Issuers: []auth.Issuer{{
@@ -149,6 +150,7 @@ type idp struct {
 	kid  string // that signs
 	kids []string
 	more []map[string]any // other keys that it publishes
+	read int              // how often they were read
 }
 
 var signingKeys = sync.OnceValue(func() map[string]*rsa.PrivateKey {
@@ -169,6 +171,7 @@ func newIDP(issuer, metadataURL, keysURL string) *idp {
 	p.mux.HandleFunc(keysURL, func(w http.ResponseWriter, _ *http.Request) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.read++
 		keys := append([]map[string]any(nil), p.more...)
 		for _, kid := range p.kids {
 			keys = append(keys, publicJWK(kid, "sig", "RS256"))
@@ -194,6 +197,13 @@ func (p *idp) rotate(kid string, kids ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.kid, p.kids = kid, kids
+}
+
+// fetches is how often the keys were read.
+func (p *idp) fetches() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.read
 }
 
 func (p *idp) client() *http.Client { return &http.Client{Transport: inMemory{p.mux}} }
@@ -422,7 +432,11 @@ func TestRecipeDex_Rotation(t *testing.T) {
 		old := idp.token(idp.id, long)
 		require.Equal(t, "ok: CgVhbGljZRIFbG9jYWw", decide(who, old))
 
-		time.Sleep(6*time.Hour + 17*time.Second)
+		time.Sleep(6 * time.Hour)
+		for n := idp.fetches(); idp.fetches() == n; { // one on the schedule
+			time.Sleep(time.Second)
+		}
+		time.Sleep(10 * time.Second) // the cool-down, in which the next one would have to wait
 		idp.rotate("k2", "k2", "k1")
 		next := idp.token(idp.id, long)
 		began := time.Now()
