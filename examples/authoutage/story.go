@@ -1,0 +1,283 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// spike is what a lookup takes in the second phase.
+const spike = 200 * time.Millisecond
+
+// phase is a part of the story: how the auth service is doing.
+type phase struct {
+	name string
+	mode mode
+}
+
+// The phases, by their place in the list.
+const (
+	healthy = iota
+	slow
+	silent
+	refused
+	recovery
+)
+
+var phases = []phase{
+	healthy:  {"healthy", mode{delay: lookup}},
+	slow:     {"200 ms spike", mode{delay: spike}},
+	silent:   {"outage: silent", mode{silent: true}},
+	refused:  {"outage: refused", mode{down: true}},
+	recovery: {"recovery", mode{delay: lookup}},
+}
+
+const (
+	// warmTokens are known to the gateways before the story begins.
+	warmTokens = 200
+	// streak is how many requests in a row show that a phase has come to what
+	// is expected of it, and overtime how much longer it may last until it has.
+	streak   = 10
+	overtime = 15 * time.Second
+)
+
+// config is what the flags say.
+type config struct {
+	rate   int           // requests a second to each gateway
+	phase  time.Duration // how long each phase is
+	broken string        // which guard ours has to do without
+}
+
+// story is the auth service, the two gateways with what is behind them, and
+// their clients.
+type story struct {
+	config
+	auth   *authService
+	crowds []*crowd // naive, ours
+	spans  []span
+	calls  [][]int64 // to the auth service, by phase and gateway
+}
+
+// The gateways, by their place in the lists.
+const (
+	naively = iota
+	ourly
+)
+
+var names = []string{naively: "naive", ourly: "ours"}
+
+// start sets the scene.
+func start(ctx context.Context, cfg config) (_ *story, err error) {
+	s := &story{config: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.auth, err = startAuthService(ctx, names...); err != nil {
+		return nil, err
+	}
+	workers := workersFor(cfg.rate)
+	tokens := make([]string, warmTokens)
+	for i := range tokens {
+		tokens[i] = s.auth.issue()
+	}
+	for i, name := range names {
+		guard, closer, err := s.guard(i, workers)
+		if err != nil {
+			return nil, err
+		}
+		g, err := startGateway(ctx, name, workers, guard)
+		if err != nil {
+			return nil, errors.Join(err, closer())
+		}
+		g.closers = append(g.closers, closer)
+		s.crowds = append(s.crowds, &crowd{
+			gateway: g, rate: cfg.rate, issue: s.auth.issue, asked: s.auth.calls[name].Load, warm: tokens,
+			client: &http.Client{Transport: pooled(2 * workers)},
+		})
+	}
+	return s, nil
+}
+
+// guard returns what the i-th gateway has in front of its proxy.
+func (s *story) guard(i, workers int) (guard func(http.Handler) http.Handler, closer func() error, err error) {
+	id, secret := names[i], s.auth.secrets[names[i]]
+	if i == ourly {
+		return newOurs(s.auth.url(), id, secret, s.broken)
+	}
+	t := pooled(workers)
+	n := &naive{url: s.auth.url(), id: id, secret: secret, client: &http.Client{Transport: t, Timeout: fetchTimeout}}
+	return n.guard, func() error { t.CloseIdleConnections(); return nil }, nil
+}
+
+func (s *story) close() error {
+	var errs []error
+	for _, c := range s.crowds {
+		c.client.CloseIdleConnections()
+		errs = append(errs, c.gateway.close())
+	}
+	if s.auth != nil {
+		errs = append(errs, s.auth.close())
+	}
+	return errors.Join(errs...)
+}
+
+// play plays the phases one after the other and shows on w how it goes. Each
+// begins when all requests of the one before have ended, so that every request
+// and every call to the auth service belongs to one phase.
+func (s *story) play(ctx context.Context, w io.Writer) error {
+	if err := s.each(func(c *crowd) error { return c.warmUp(ctx) }); err != nil {
+		return err
+	}
+	begin := time.Now()
+	for _, c := range s.crowds {
+		c.begin = begin
+	}
+	for i, p := range phases {
+		if err := s.auth.be(ctx, p.mode); err != nil {
+			return err
+		}
+		before := s.asked()
+		from := time.Since(begin)
+		stop := s.progress(w, i, begin)
+		err := s.each(func(c *crowd) error { return c.play(ctx, i, s.more(i)) })
+		stop()
+		if err != nil {
+			return err
+		}
+		s.spans = append(s.spans, span{p.name, from, time.Since(begin)})
+		after := s.asked()
+		for g := range after {
+			after[g] -= before[g]
+		}
+		s.calls = append(s.calls, after)
+	}
+	return nil
+}
+
+// each does something with all crowds at the same time.
+func (s *story) each(do func(*crowd) error) error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(s.crowds))
+	for i, c := range s.crowds {
+		wg.Go(func() { errs[i] = do(c) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// asked returns how often each gateway has asked the auth service.
+func (s *story) asked() []int64 {
+	n := make([]int64, len(names))
+	for i, name := range names {
+		n[i] = s.auth.calls[name].Load()
+	}
+	return n
+}
+
+// more returns whether a phase goes on. It goes on in overtime until it has come
+// to what is expected of it: how soon that is depends on the machine.
+func (s *story) more(phase int) func(time.Duration) bool {
+	return func(elapsed time.Duration) bool {
+		return elapsed < s.phase || elapsed < s.phase+overtime && !s.settled(phase)
+	}
+}
+
+// settled reports whether the last requests of a phase ended as expected.
+func (s *story) settled(phase int) bool {
+	fresh := last(s.of(phase, ourly), unseen)
+	switch phase {
+	case healthy, recovery:
+		return passed(last(s.of(phase, naively), all)) && passed(fresh)
+	case slow:
+		return passed(fresh)
+	case silent:
+		return spared(fresh)
+	}
+	return true
+}
+
+// last returns the last requests of a kind, as many as make a streak, or nil.
+func last(samples []sample, keep func(sample) bool) []sample {
+	var found []sample
+	for _, s := range slices.Backward(samples) {
+		if keep(s) {
+			found = append(found, s)
+		}
+		if len(found) == streak {
+			slices.Reverse(found)
+			return found
+		}
+	}
+	return nil
+}
+
+// passed reports whether there are requests and all were answered with 200.
+func passed(samples []sample) bool {
+	return samples != nil && !slices.ContainsFunc(samples, func(s sample) bool { return s.status != http.StatusOK })
+}
+
+// spared reports whether all were refused, and the auth service asked at most
+// about every other one: an open breaker lets a probe through now and then.
+func spared(samples []sample) bool {
+	return samples != nil &&
+		!slices.ContainsFunc(samples, func(s sample) bool { return s.status != http.StatusUnauthorized }) &&
+		2*(samples[len(samples)-1].asked-samples[0].asked) <= int64(len(samples))
+}
+
+// of returns the requests of a phase to a gateway.
+func (s *story) of(phase, gateway int) []sample {
+	samples := s.crowds[gateway].since(0)
+	from, to := len(samples), len(samples)
+	for from > 0 && samples[from-1].phase >= phase {
+		from--
+		if samples[from].phase > phase {
+			to = from
+		}
+	}
+	return samples[from:to]
+}
+
+// progress shows several times in a phase what went on since the last time.
+func (s *story) progress(w io.Writer, phase int, begin time.Time) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	shown := make([]int, len(s.crowds))
+	for i, c := range s.crowds {
+		shown[i] = len(c.since(0))
+	}
+	show := func() {
+		fmt.Fprintf(w, "%5.1f s  %-15s", time.Since(begin).Seconds(), phases[phase].name)
+		for i, c := range s.crowds {
+			news := c.since(shown[i])
+			shown[i] += len(news)
+			sum := summarize(news, all)
+			passed := 0.0
+			if sum.n > 0 {
+				passed = 100 * float64(sum.answers[http.StatusOK]) / float64(sum.n)
+			}
+			fmt.Fprintf(w, "  %s: %4d requests, p50 %6s, %3.0f %% passed", names[i], sum.n, milli(sum.p50), passed)
+		}
+		fmt.Fprintln(w)
+	}
+	wg.Go(func() {
+		tick := time.NewTicker(max(time.Second, s.phase/5))
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				show()
+			case <-done:
+				show()
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
