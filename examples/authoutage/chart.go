@@ -24,7 +24,7 @@ type span struct {
 const (
 	chartWidth, chartHeight = 960, 640
 	left, right             = 78, chartWidth - 24
-	latencyTop, latencyEnd  = 124, 434
+	latencyTop, latencyEnd  = 114, 434
 	passedTop, passedEnd    = 474, 574
 )
 
@@ -103,7 +103,7 @@ func (d *drawing) legend(lines []line) {
 		for _, c := range []struct{ class, label string }{{"p50", l.label + ", p50"}, {"p99", "p99"}} {
 			d.add(`<line class="%s %s" x1="%d" x2="%d" y1="52" y2="52"/>`, l.class, c.class, x, x+28)
 			d.add(`<text x="%d" y="56">%s</text>`, x+34, c.label)
-			x += 34 + 7*len(c.label) + 16
+			x += 34 + 6*len(c.label) + 26
 		}
 	}
 	d.add(`<line class="limit" x1="%d" x2="%d" y1="52" y2="52"/>`, x, x+28)
@@ -136,7 +136,7 @@ func (d *drawing) axes() {
 		d.add(`<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y, y)
 		d.add(`<text class="end" x="%d" y="%.1f">%d %%</text>`, left-8, y+4, percent)
 	}
-	d.sideways(latencyTop, latencyEnd, "time until answered or given up")
+	d.sideways(latencyTop, latencyEnd, "time until answered or given up (log)")
 	d.sideways(passedTop, passedEnd, "answered 200")
 	step := time.Second
 	for _, wider := range []time.Duration{2, 5, 10, 20, 30, 60} {

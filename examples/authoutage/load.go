@@ -27,7 +27,8 @@ type sample struct {
 	status    int           // of HTTP, gaveUp or broke
 	challenge string        // WWW-Authenticate of a 401
 	late      time.Duration // how much later than due it was sent
-	asked     int64         // how often the gateway had asked the auth service when it ended
+	// How often the gateway had asked the auth service when it began and ended.
+	askedBefore, asked int64
 }
 
 // unseenEvery makes one request in ten carry a token that is new to the gateway.
@@ -111,6 +112,7 @@ func (c *crowd) play(ctx context.Context, phase int, more func(elapsed time.Dura
 func (c *crowd) request(ctx context.Context, s sample, due time.Time, token string) {
 	patient, cancel := context.WithDeadline(ctx, due.Add(patience))
 	defer cancel()
+	s.askedBefore = c.asked()
 	status, challenge, err := c.get(patient, s.service, token)
 	s.took, s.status, s.challenge, s.asked = time.Since(due), status, challenge, c.asked()
 	switch {

@@ -33,7 +33,7 @@ var errFailed = errors.New("a fact did not hold")
 // five phases, the warm-up and the wait for recovery within five minutes.
 const (
 	shortest, longest = time.Second, 45 * time.Second
-	lowRate, highRate = 50, 5000
+	lowRate, highRate = 50, 2000
 	oncePhase         = 5 * time.Second
 )
 
@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	once := flags.Bool("once", false, "be done within a minute: short phases, and the chart in a temporary folder unless -svg says where")
 	broken := flags.String("break", "", "take the `guard` \"cache\" or \"breaker\" away from our gateway; the facts must then fail")
 	strict := flags.Bool("strict", false, "fail also when latencies are not what they should be on a machine that has nothing else to do")
-	rate := flags.Int("rate", 300, "requests a second to each gateway, 50 to 5000; the gateways are sized for four times that")
+	rate := flags.Int("rate", 300, "requests a second to each gateway, 50 to 2000; the gateways are sized for four times that")
 	length := flags.Duration("phase", 15*time.Second, "`duration` of each of the five phases, 1s to 45s; with -once 5s unless given")
 	svg := flags.String("svg", "authoutage.svg", "`file` that the chart is written to")
 	if err := flags.Parse(args); err != nil {
@@ -78,6 +78,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		}
 		*svg = filepath.Join(dir, "authoutage.svg")
 	}
+	// A mistake is seen now, and what the file holds stays until there is better.
+	file, err := os.OpenFile(*svg, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return fmt.Errorf("-svg: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
 	s, err := start(ctx, config{rate: *rate, phase: *length, broken: *broken})
 	if err != nil {
 		return err
@@ -93,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	fmt.Fprintln(stdout)
 	s.tables(stdout)
-	if err := s.chart(*svg); err != nil {
+	if err := errors.Join(file.Truncate(0), s.chart(file)); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "\nThe latencies over time are drawn in %s.\n\n", *svg)
@@ -112,17 +118,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 // guards are what -break can take away.
 var guards = map[string]string{"cache": "the cache of verified tokens", "breaker": "the breaker around the auth service"}
 
-// chart writes the chart to file.
-func (s *story) chart(file string) error {
+// chart writes the chart to w.
+func (s *story) chart(w io.Writer) error {
 	// Enough requests in every point that its median says something.
 	every := max(s.phase/30, 30*time.Second/time.Duration(s.rate))
 	var lines []line
 	for i, label := range []string{"naive: asks about every request", "ours: cache and breaker"} {
 		lines = append(lines, line{names[i], label, curve(s.crowds[i].since(0), every)})
 	}
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	return errors.Join(writeChart(f, s.spans, lines), f.Close())
+	return writeChart(w, s.spans, lines)
 }

@@ -228,7 +228,17 @@ func passed(samples []sample) bool {
 func spared(samples []sample) bool {
 	return samples != nil &&
 		!slices.ContainsFunc(samples, func(s sample) bool { return s.status != http.StatusUnauthorized }) &&
-		2*(samples[len(samples)-1].asked-samples[0].asked) <= int64(len(samples))
+		2*asked(samples) <= int64(len(samples))
+}
+
+// asked returns how often the auth service was asked from when the first of
+// some requests began until all had ended.
+func asked(samples []sample) int64 {
+	first, end := samples[0].askedBefore, samples[0].asked
+	for _, s := range samples {
+		first, end = min(first, s.askedBefore), max(end, s.asked)
+	}
+	return end - first
 }
 
 // of returns the requests of a phase to a gateway.
