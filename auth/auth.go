@@ -14,8 +14,9 @@ import (
 // It gives [gatemesh.FactPrincipal]. Calls without a credential are refused.
 // Make one with [New]; it is safe for concurrent use.
 //
-// Fails closed: when an issuer's keys cannot be had, its tokens are refused
-// with 401; API keys and tokens with known keys do not depend on anybody.
+// Fails closed: when an issuer's keys or its introspection cannot be had, its
+// tokens are refused with 401 (see [Config.UnavailableStatus]); API keys, tokens
+// with known keys and those that are remembered do not depend on anybody.
 type Authenticator struct {
 	state    gatemesh.Live[state]
 	observer gatemesh.Observer
@@ -27,6 +28,8 @@ var _ gatemesh.CachedGate = (*Authenticator)(nil)
 type state struct {
 	cfg      Config
 	issuers  []*issuer
+	opaque   *opaque // or nil
+	flights  flights
 	cache    *cache
 	deny     denials
 	http     fieldNames
@@ -74,6 +77,15 @@ func newState(cfg Config, old *state) (*state, error) {
 		}
 		s.issuers = append(s.issuers, is)
 	}
+	if o := cfg.Opaque; o != nil {
+		if old != nil && old.opaque != nil && old.opaque.same(o, cfg.Realm) {
+			s.opaque = old.opaque
+		} else if made, err := newOpaque(o, cfg.Realm); err != nil {
+			return nil, err
+		} else {
+			s.opaque = made
+		}
+	}
 	if old != nil && old.cfg.CacheEntries == cfg.CacheEntries {
 		s.cache = old.cache
 	} else {
@@ -101,7 +113,9 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 }
 
 // Admit returns the principal of the call's credential. It waits only for the
-// key set of a token whose key is not known, for at most the source's timeout.
+// key set of a token whose key is not known, for at most the source's timeout,
+// and for what [Opaque] says of a token, for at most its Timeout. Calls with the
+// same token wait together.
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
@@ -123,7 +137,11 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 	if err != nil || adm.Principal != nil {
 		return adm, err == nil, err
 	}
-	if !wellFormed(raw) {
+	switch {
+	case wellFormed(raw), s.opaque != nil && isB64Token(raw):
+	case s.opaque != nil:
+		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errB64Token)
+	default:
 		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errSegments)
 	}
 	return gatemesh.Admission{}, false, nil
@@ -168,7 +186,13 @@ func (s *state) admitToken(v *verified) gatemesh.Admission {
 // holds reports whether a remembered judgment would be made again at now.
 func (s *state) holds(v *verified, now time.Time) bool {
 	ns := now.UnixNano()
-	if ns >= v.expires || ns-v.at >= int64(s.cfg.CacheTTL) || !slices.Contains(s.issuers, v.issuer) {
+	if ns >= v.expires || ns-v.at >= int64(s.cfg.CacheTTL) {
+		return false
+	}
+	if o := v.issuer.opaque; o != nil {
+		return o == s.opaque
+	}
+	if !slices.Contains(s.issuers, v.issuer) {
 		return false
 	}
 	keys := v.issuer.cfg.Keys.Keys(now)

@@ -3,6 +3,8 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -11,11 +13,15 @@ import (
 )
 
 // Config configures an [Authenticator]. The zero Config is invalid: at least
-// one of Issuers and APIKeys is required.
+// one of Issuers, Opaque and APIKeys is required.
 type Config struct {
-	// Issuers are those whose bearer tokens are accepted. With none, the
-	// Authorization field is not looked at and belongs to the application.
+	// Issuers are those whose bearer tokens are accepted by their keys. With
+	// none, and without Opaque, the Authorization field is not looked at and
+	// belongs to the application.
 	Issuers []Issuer
+	// Opaque says how other bearer tokens are verified. Default: they are
+	// refused.
+	Opaque *Opaque
 	// APIKeys are the accepted API keys. Default: none, and then APIKeyHeader
 	// is not looked at.
 	APIKeys *KeySet
@@ -35,6 +41,11 @@ type Config struct {
 	// earlier when it expires or when its signing key goes. Default: 5 minutes;
 	// at most 24 hours.
 	CacheTTL time.Duration
+	// UnavailableStatus is how a token is refused that nothing can be found out
+	// about, because its issuer is away: 401, with a plain WWW-Authenticate, or
+	// 503 with Retry-After. Neither makes a client throw its token away.
+	// Default: 401.
+	UnavailableStatus int
 	// DisableStreamExpiry lets streams live longer than the credential they
 	// were opened with. By default, they end when it does.
 	DisableStreamExpiry bool
@@ -104,6 +115,13 @@ func (cfg Config) withDefaults() Config {
 	if cfg.CacheTTL == 0 {
 		cfg.CacheTTL = defaultCacheTTL
 	}
+	if cfg.UnavailableStatus == 0 {
+		cfg.UnavailableStatus = http.StatusUnauthorized
+	}
+	if cfg.Opaque != nil {
+		o := cfg.Opaque.withDefaults()
+		cfg.Opaque = &o
+	}
 	cfg.APIKeyScopes = slices.Clone(cfg.APIKeyScopes)
 	cfg.Issuers = slices.Clone(cfg.Issuers)
 	for i := range cfg.Issuers {
@@ -126,6 +144,18 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
+// bearer reports whether bearer tokens are looked at.
+func (cfg *Config) bearer() bool { return len(cfg.Issuers) > 0 || cfg.Opaque != nil }
+
+// isNil reports whether v holds a nil pointer or function.
+func isNil(v any) bool {
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Interface:
+		return r.IsNil()
+	}
+	return false
+}
+
 // faults collects what is wrong with a configuration.
 type faults []error
 
@@ -136,8 +166,17 @@ func (f *faults) add(format string, args ...any) {
 // validate reports every fault of cfg, which has its defaults.
 func (cfg *Config) validate() error {
 	var f faults
-	if len(cfg.Issuers) == 0 && cfg.APIKeys == nil {
-		f.add("Config.Issuers or Config.APIKeys is required")
+	if !cfg.bearer() && cfg.APIKeys == nil {
+		f.add("Config.Issuers, Config.Opaque or Config.APIKeys is required")
+	}
+	if s := cfg.UnavailableStatus; s != http.StatusUnauthorized && s != http.StatusServiceUnavailable {
+		f.add("Config.UnavailableStatus %d is neither 401 nor 503", s)
+	}
+	if cfg.Opaque != nil {
+		cfg.Opaque.validate(&f)
+		if slices.ContainsFunc(cfg.Issuers, func(is Issuer) bool { return is.Issuer == cfg.Opaque.Issuer && is.Issuer != "" }) {
+			f.add("Config.Opaque.Issuer %q is one of Issuers, too", cfg.Opaque.Issuer)
+		}
 	}
 	if !isToken(cfg.APIKeyHeader) || strings.EqualFold(cfg.APIKeyHeader, "Authorization") || gatemesh.CarriesIdentity(cfg.APIKeyHeader) {
 		f.add("Config.APIKeyHeader %q is not the name of a header field for API keys", cfg.APIKeyHeader)
@@ -212,7 +251,7 @@ func (is *Issuer) validate(f *faults, at string) {
 	}
 }
 
-func checkRange[T int | time.Duration](f *faults, field string, v, low, high T) {
+func checkRange[T int | int64 | time.Duration](f *faults, field string, v, low, high T) {
 	if v < low || v > high {
 		f.add("%s %v is not between %v and %v", field, v, low, high)
 	}

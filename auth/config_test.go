@@ -24,7 +24,7 @@ import (
 func TestZeroConfig(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{})
-	assert.EqualError(t, err, "auth: Config.Issuers or Config.APIKeys is required")
+	assert.EqualError(t, err, "auth: Config.Issuers, Config.Opaque or Config.APIKeys is required")
 	_, err = New(Config{Issuers: []Issuer{{}}})
 	for _, field := range []string{"Issuer", "Audience", "Algorithms", "Keys"} {
 		assert.ErrorContains(t, err, "auth: Config.Issuers[0]."+field+" is required")

@@ -12,7 +12,7 @@ import (
 type fieldNames struct{ authorization, apiKey string }
 
 func newFieldNames(cfg *Config) (http, grpc fieldNames) {
-	if len(cfg.Issuers) > 0 {
+	if cfg.bearer() {
 		http.authorization, grpc.authorization = "Authorization", "authorization"
 	}
 	if cfg.APIKeys != nil {

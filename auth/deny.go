@@ -2,7 +2,9 @@ package auth
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -15,13 +17,14 @@ type denials struct {
 	issuer, algorithm, typ     *gatemesh.Denial
 	expired, notYet, audience  *gatemesh.Denial
 	signature, keyUnknown      *gatemesh.Denial
+	inactive, unavailable      *gatemesh.Denial
 
 	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyScope *gatemesh.Denial
 }
 
 func newDenials(cfg *Config) denials {
 	scheme := "Bearer"
-	if len(cfg.Issuers) == 0 {
+	if !cfg.bearer() {
 		scheme = "ApiKey" // not registered, but RFC 9110 §15.5.2 asks for some challenge
 	}
 	plain := func(reason, detail string) *gatemesh.Denial {
@@ -34,7 +37,12 @@ func newDenials(cfg *Config) denials {
 		return gatemesh.Deny(gatemesh.Unauthenticated, reason, detail).
 			WithField("WWW-Authenticate", challenge(scheme, cfg.Realm, `error="invalid_token"`))
 	}
+	unavailable := plain("token_unverifiable", "The token cannot be verified at the moment.")
+	if cfg.UnavailableStatus == http.StatusServiceUnavailable {
+		unavailable = gatemesh.Deny(gatemesh.Unavailable, "token_unverifiable", "The token cannot be verified at the moment.")
+	}
 	return denials{
+		inactive: invalid("token_inactive", "The token is not active."), unavailable: unavailable,
 		missing: plain("credential_missing", "The request carries no credential."),
 		scheme:  plain("credential_scheme", "The authentication scheme is not supported."),
 		ambiguous: gatemesh.Deny(gatemesh.Unauthenticated, "credential_ambiguous", "The request carries more than one credential.").
@@ -55,6 +63,19 @@ func newDenials(cfg *Config) denials {
 		apiKeyExpired:   plain("key_expired", "The API key has expired."),
 		apiKeyScope:     gatemesh.Deny(gatemesh.PermissionDenied, "scope_missing", "The API key lacks a required scope."),
 	}
+}
+
+// unavailable is the refusal of a token of which nothing can be found out.
+func (s *state) unavailable(cause error) *gatemesh.Denial {
+	d := s.deny.unavailable.WithCause(cause)
+	if d.Code == gatemesh.Unavailable {
+		wait := time.Second
+		if s.opaque != nil {
+			wait = max(wait, s.opaque.breaker.Remaining())
+		}
+		d = d.WithRetryAfter(wait)
+	}
+	return d
 }
 
 // denyScope is the refusal of tokens that lack one of scopes.

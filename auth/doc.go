@@ -1,6 +1,6 @@
 // Package auth says who calls from outside: it verifies bearer tokens (JWT,
-// RFC 7519, presented as RFC 6750 §2.1 says) and API keys, and puts a
-// [gatemesh.Principal] on the call.
+// RFC 7519, and others by introspection, RFC 7662; presented as RFC 6750 §2.1
+// says) and API keys, and puts a [gatemesh.Principal] on the call.
 //
 //	keys := gatemesh.Must(auth.NewJWKS(auth.JWKSConfig{URL: "https://idp.example/jwks"}))
 //	defer keys.Close()
@@ -23,6 +23,11 @@
 // and nothing else: its own checks of claims are optional, match names in any
 // case and let one token be spelled in several ways.
 //
+// Tokens that say nothing by themselves, and JWTs of other issuers, can be
+// verified by asking: see [Opaque], with token introspection (RFC 7662) or a
+// function of the application. What is said of them is judged like the claims of
+// a JWT.
+//
 // # When the issuer is away
 //
 // Keys are fetched in the background. If that fails, the last good set is used
@@ -38,6 +43,10 @@
 // time, within two cool-downs each; an answer with Retry-After is heeded up to
 // a minute. The first fetch that succeeds ends all that. Known keys and
 // remembered tokens notice nothing.
+//
+// The same goes for tokens that are verified by asking: those that are
+// remembered pass, the others are refused, and at once as soon as the breaker of
+// [Opaque] is open. [Config.UnavailableStatus] makes that 503.
 //
 // # When the configuration changes
 //

@@ -23,19 +23,36 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("status is %d", e.status) }
 
-// httpGet returns how to fetch a document, and what to do when it is done for good.
-func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
-	client, idle := http.Client{}, func() {}
-	if cfg.Client != nil {
-		client = *cfg.Client
+// httpClient returns c, or a client of our own that keeps so many connections,
+// which does not follow redirects, and what to do when it is done for good.
+func httpClient(c *http.Client, conns int) (client http.Client, idle func()) {
+	idle = func() {}
+	if c != nil {
+		client = *c
 	} else {
 		t := &http.Transport{
-			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 1,
+			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: conns, MaxIdleConnsPerHost: conns,
 			IdleConnTimeout: 30 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 		}
 		client.Transport, idle = t, t.CloseIdleConnections
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return client, idle
+}
+
+// withoutURL returns the error of a client without the URL, whose query may be
+// secret.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// httpGet returns how to fetch a document, and what to do when it is done for good.
+func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
+	client, idle := httpClient(cfg.Client, 1)
 	return func(ctx context.Context) ([]byte, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.URL, nil)
 		if err != nil {
@@ -44,11 +61,7 @@ func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle f
 		req.Header.Set("Accept", "application/jwk-set+json, application/json")
 		resp, err := client.Do(req)
 		if err != nil {
-			var u *url.Error
-			if errors.As(err, &u) {
-				err = u.Err // without the URL, whose query may be secret
-			}
-			return nil, err
+			return nil, withoutURL(err)
 		}
 		defer func() { _ = resp.Body.Close() }() // the document is read or given up
 		if resp.StatusCode != http.StatusOK {

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type issuer struct {
 	cfg       Issuer
 	denyScope *gatemesh.Denial
 	realm     string
+	opaque    *opaque // whose claims it judges, or nil
 }
 
 func newIssuer(cfg Issuer, realm string) *issuer {
@@ -37,19 +39,33 @@ func sameSource(a, b KeySource) bool {
 }
 
 // verify judges a token that the cache does not know and remembers it.
-// Everything that costs little is judged before the signature, and all of it
-// before the issuer's keys may be fetched.
 func (s *state) verify(ctx context.Context, raw string, now time.Time) (*verified, *gatemesh.Denial) {
 	t, err := parseToken(raw)
-	if err != nil {
+	if err == nil {
+		name, _ := t.payload["iss"].(string)
+		if i := slices.IndexFunc(s.issuers, func(is *issuer) bool { return is.cfg.Issuer == name }); i >= 0 {
+			return s.verifyJWT(ctx, s.issuers[i], raw, t, now)
+		}
+	}
+	switch {
+	case s.opaque != nil:
+		wait, cancel := context.WithTimeout(ctx, s.opaque.cfg.Timeout)
+		defer cancel()
+		v, d := s.flights.verify(wait, raw, func(fl *flight) { s.verifyOpaque(wait, raw, fl) })
+		if v == nil && wait.Err() != nil && ctx.Err() == nil {
+			d = s.unavailable(errTooSlow)
+		}
+		return v, d
+	case err != nil:
 		return nil, s.deny.malformed.WithCause(err)
 	}
-	name, _ := t.payload["iss"].(string)
-	i := slices.IndexFunc(s.issuers, func(is *issuer) bool { return is.cfg.Issuer == name })
-	if i < 0 {
-		return nil, s.deny.issuer // iss is a claim, and claims are not logged
-	}
-	is := s.issuers[i]
+	return nil, s.deny.issuer // iss is a claim, and claims are not logged
+}
+
+// verifyJWT judges a token of is. Everything that costs little is judged before
+// the signature, and all of it before the issuer's keys may be fetched.
+func (s *state) verifyJWT(ctx context.Context, is *issuer, raw string, t *token, now time.Time) (*verified, *gatemesh.Denial) {
+	name := is.cfg.Issuer
 	c, d := s.checkClaims(is, t, now)
 	if d != nil {
 		return nil, d
@@ -70,49 +86,104 @@ func (s *state) verify(ctx context.Context, raw string, now time.Time) (*verifie
 	case k != nil:
 	case known:
 		return nil, s.deny.algorithm.WithCause(&quotedError{name, "the key is not one for algorithm", t.alg})
+	case s.cfg.UnavailableStatus != http.StatusUnauthorized && unavailable(is.cfg.Keys, now):
+		return nil, s.unavailable(&quotedError{name, "keys cannot be had; no key for kid", t.kid})
 	default:
 		return nil, s.deny.keyUnknown.WithCause(&quotedError{name, "no key for kid", t.kid})
 	}
+	v, d := s.flights.verify(ctx, raw, func(fl *flight) {
+		fl.v, fl.denial = s.verifySignature(is, raw, t, &c, k, keys, now)
+		s.flights.land(raw, fl)
+	})
+	if v != nil && v.issuer == is && v.key.equal(k) || d != nil {
+		return v, d
+	}
+	return s.verifySignature(is, raw, t, &c, k, keys, now) // the key has changed meanwhile
+}
+
+// verifySignature judges the signature by k, of keys, and then the scopes.
+func (s *state) verifySignature(is *issuer, raw string, t *token, c *claims, k *key, keys *Keys, now time.Time) (*verified, *gatemesh.Denial) {
+	name := is.cfg.Issuer
 	if methods[t.alg].Verify(t.signed, t.signature, k.key) != nil {
 		return nil, s.deny.signature.WithCause(&quotedError{name, "the signature is not of the key with kid", t.kid})
 	}
-	for _, scope := range is.cfg.RequiredScopes {
-		if !slices.Contains(c.scopes, scope) {
-			return nil, is.denyScope.WithCause(errors.New("lacks " + scope))
-		}
+	if d := is.checkScopes(c.scopes); d != nil {
+		return nil, d
 	}
 	v := &verified{
 		raw: strings.Clone(raw), issuer: is, kid: t.kid, alg: t.alg, key: k, at: now.UnixNano(),
-		expires: c.expires.UnixNano(), until: until,
+		expires: c.expires.UnixNano(), until: c.expires.Add(is.cfg.Leeway),
 		principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: name, Subject: c.subject, Scopes: c.scopes, Claims: t.payload, Method: "jwt",
 			Expires: c.expires, Audience: c.audience, Credential: c.id,
 		}),
 	}
 	v.keys.Store(keys)
-	if v.expires > v.at { // else it is alive by leeway alone
+	s.remember(v)
+	return v, nil
+}
+
+// remember keeps v, unless it is alive by leeway alone.
+func (s *state) remember(v *verified) {
+	if v.expires > v.at {
 		s.cache.put(v, v.at)
 	}
-	return v, nil
+}
+
+// unavailable reports whether a key may be unknown because the issuer's keys
+// could not be had.
+func unavailable(keys KeySource, now time.Time) bool {
+	f, ok := keys.(interface{ Failing() bool })
+	return keys.Keys(now) == nil || ok && f.Failing()
+}
+
+func (is *issuer) isFor(audience []string) bool {
+	return slices.ContainsFunc(audience, func(a string) bool { return slices.Contains(is.cfg.Audience, a) })
+}
+
+func (is *issuer) checkScopes(scopes []string) *gatemesh.Denial {
+	for _, scope := range is.cfg.RequiredScopes {
+		if !slices.Contains(scopes, scope) {
+			return is.denyScope.WithCause(errors.New("lacks " + scope))
+		}
+	}
+	return nil
 }
 
 // checkClaims judges everything but the signature and the scopes.
 func (s *state) checkClaims(is *issuer, t *token, now time.Time) (claims, *gatemesh.Denial) {
 	c, err := readClaims(t.payload, is.cfg.AudienceClaim)
-	leeway := is.cfg.Leeway
-	switch {
-	case err != nil:
+	if err == nil && c.expires.IsZero() {
+		err = errNoExpiry
+	}
+	if err != nil {
 		return c, s.deny.malformed.WithCause(err)
+	}
+	switch {
 	case !slices.Contains(is.cfg.Algorithms, t.alg):
 		return c, s.deny.algorithm.WithCause(&quotedError{is.cfg.Issuer, "not among the algorithms:", t.alg})
 	case !slices.Contains(is.cfg.TokenTypes, mediaType(t.typ)):
 		return c, s.deny.typ.WithCause(&quotedError{is.cfg.Issuer, "not among the token types:", t.typ})
-	case !now.Before(c.expires.Add(leeway)):
-		return c, s.deny.expired
-	case now.Before(c.notBefore.Add(-leeway)), now.Before(c.issued.Add(-leeway)):
-		return c, s.deny.notYet
-	case !slices.ContainsFunc(c.audience, func(a string) bool { return slices.Contains(is.cfg.Audience, a) }):
+	}
+	if d := s.checkTimes(is, &c, nil, now); d != nil {
+		return c, d
+	}
+	if !is.isFor(c.audience) {
 		return c, s.deny.audience
 	}
 	return c, nil
+}
+
+// checkTimes judges claims of which err says whether they could be read.
+func (s *state) checkTimes(is *issuer, c *claims, err error, now time.Time) *gatemesh.Denial {
+	leeway := is.cfg.Leeway
+	switch {
+	case err != nil:
+		return s.deny.malformed.WithCause(err)
+	case !now.Before(c.expires.Add(leeway)):
+		return s.deny.expired
+	case now.Before(c.notBefore.Add(-leeway)), now.Before(c.issued.Add(-leeway)):
+		return s.deny.notYet
+	}
+	return nil
 }

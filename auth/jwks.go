@@ -248,6 +248,14 @@ func (j *JWKS) Refresh(ctx context.Context, kid string) *Keys {
 	return j.Keys(time.Now())
 }
 
+// Failing reports whether the last fetch failed, or none has ended yet, so that
+// a key may be unknown for that reason.
+func (j *JWKS) Failing() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.failing || j.current.Load() == nil
+}
+
 func (j *JWKS) poke() {
 	select {
 	case j.wake <- struct{}{}:

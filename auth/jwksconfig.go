@@ -105,15 +105,8 @@ func (cfg *JWKSConfig) validate() (name string, err error) {
 	case cfg.File != "":
 		name = cfg.File
 	default:
-		u, err := url.Parse(cfg.URL)
-		switch {
-		case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-			f.add("JWKSConfig.URL is not an absolute https URL")
-		case u.Scheme == "http" && !cfg.InsecureHTTP && !isLoopback(u.Hostname()):
-			f.add("JWKSConfig.URL is not https; InsecureHTTP would allow it")
-		default:
-			name = u.Scheme + "://" + u.Host + u.EscapedPath()
-		}
+		checkURL(&f, "JWKSConfig", cfg.URL, cfg.InsecureHTTP)
+		name = bareURL(cfg.URL)
 	}
 	checkRange(&f, "JWKSConfig.RefreshInterval", cfg.RefreshInterval, time.Second, 24*time.Hour)
 	checkRange(&f, "JWKSConfig.FetchTimeout", cfg.FetchTimeout, time.Millisecond, time.Minute)
@@ -123,6 +116,27 @@ func (cfg *JWKSConfig) validate() (name string, err error) {
 		f.add("JWKSConfig.MaxBody %d is not between 1 and 64 MiB", cfg.MaxBody)
 	}
 	return name, errors.Join(f...)
+}
+
+// checkURL reports what is wrong with the URL of an endpoint that we have to
+// believe.
+func checkURL(f *faults, config, raw string, insecure bool) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		f.add("%s.URL is not an absolute https URL", config)
+	case u.Scheme == "http" && !insecure && !isLoopback(u.Hostname()):
+		f.add("%s.URL is not https; InsecureHTTP would allow it", config)
+	}
+}
+
+// bareURL returns a URL without what may be secret.
+func bareURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host + u.EscapedPath()
 }
 
 func isLoopback(host string) bool {

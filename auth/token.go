@@ -135,9 +135,6 @@ func readClaims(m map[string]any, audienceClaim string) (c claims, err error) {
 			return c, errReplacement
 		}
 	}
-	if _, ok := m["exp"]; !ok {
-		return c, errNoExpiry
-	}
 	for _, f := range []struct {
 		name string
 		to   *time.Time
@@ -151,7 +148,9 @@ func readClaims(m map[string]any, audienceClaim string) (c claims, err error) {
 		}
 	}
 	// Other readers of the token drop the fraction of a second.
-	c.expires = c.expires.Truncate(time.Second)
+	if !c.expires.IsZero() {
+		c.expires = c.expires.Truncate(time.Second)
+	}
 	if c.audience, err = stringOrStrings(m[audienceClaim], errAudience); err != nil {
 		return c, err
 	}
@@ -165,11 +164,17 @@ func readClaims(m map[string]any, audienceClaim string) (c claims, err error) {
 
 // numericDate reads a NumericDate (RFC 7519 §2) after 1970 and before 10000.
 func numericDate(v any) (time.Time, error) {
-	n, ok := v.(json.Number)
-	if !ok || len(n) > 32 {
-		return time.Time{}, errTime
+	var f float64
+	var err error
+	switch v := v.(type) {
+	case json.Number:
+		if len(v) > 32 {
+			return time.Time{}, errTime
+		}
+		f, err = strconv.ParseFloat(string(v), 64)
+	case float64: // of a function of the application
+		f = v
 	}
-	f, err := strconv.ParseFloat(string(n), 64)
 	if err != nil || !(f >= 1 && f < 253402300800) {
 		return time.Time{}, errTime
 	}
