@@ -52,7 +52,7 @@ func TestOnce(t *testing.T) {
 		out, _, err := play(t, "-break", "cache")
 		require.ErrorIs(t, err, errFailed)
 		assert.Contains(t, out, "without the cache of verified tokens, the facts must fail:")
-		assert.Regexp(t, `(?m)^FAIL +healthy +ours +calls to the auth service `, out)
+		assert.Regexp(t, `(?m)^FAIL +healthy +ours +calls of the auth service `, out)
 		assert.Regexp(t, `(?m)^FAIL +outage: silent +ours +answers to known tokens +200 `, out)
 	})
 	t.Run("without the breaker", func(t *testing.T) {
@@ -118,8 +118,8 @@ func (u *until) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// The auth service can be slow, silent and down, counts who asks, and tells
-// nobody anything who is not its client.
+// The auth service can be slow, silent and down, and tells nobody anything who is
+// not its client.
 func TestAuthService(t *testing.T) {
 	s, err := startAuthService(t.Context(), "gateway")
 	require.NoError(t, err)
@@ -135,7 +135,6 @@ func TestAuthService(t *testing.T) {
 	active, err = asking.introspect(t.Context(), "made-up")
 	require.NoError(t, err)
 	assert.False(t, active)
-	assert.EqualValues(t, 2, s.calls["gateway"].Load())
 
 	stranger := *asking
 	for _, stranger.secret = range []string{"", "wrong"} {
@@ -145,7 +144,6 @@ func TestAuthService(t *testing.T) {
 	stranger.id = "nobody"
 	_, err = stranger.introspect(t.Context(), token)
 	assert.ErrorContains(t, err, "status is 401")
-	assert.EqualValues(t, 2, s.calls["gateway"].Load())
 
 	require.NoError(t, s.be(t.Context(), mode{delay: 30 * time.Millisecond}))
 	begin := time.Now()

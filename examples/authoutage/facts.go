@@ -35,7 +35,7 @@ func (s *story) tables(w io.Writer) {
 		}
 	}
 	_ = tw.Flush() // w is standard output
-	fmt.Fprintf(w, "\nASKED is how many introspections reached the auth service. Clients give up after %v.\n", patience)
+	fmt.Fprintf(w, "\nASKED is how often the auth service was called. Clients give up after %v.\n", patience)
 	late := time.Duration(0)
 	for _, c := range s.crowds {
 		late = max(late, summarize(c.since(0), all).late)
@@ -83,9 +83,7 @@ func (s *story) naiveFacts(r *report, i int) {
 	case silent, refused:
 		add("requests that passed", "0", fmt.Sprintf("%d of %d", sum.answers[http.StatusOK], sum.n), sum.answers[http.StatusOK] == 0 && sum.n > 0)
 	}
-	if i != refused {
-		add("calls to the auth service", "one for each request", fmt.Sprintf("%d for %d", calls, sum.n), sum.asks(calls))
-	}
+	add("calls of the auth service", "one for each request", fmt.Sprintf("%d for %d", calls, sum.n), sum.asks(calls))
 }
 
 // asks reports whether calls are as many as if there was one for each request.
@@ -105,7 +103,7 @@ func (s *story) ourFacts(r *report, i int) {
 	switch i {
 	case healthy, slow, recovery:
 		add(fmt.Sprintf("the last %d unseen tokens", streak), "200", summarize(end, all).share(), passed(end))
-		add("calls to the auth service", "one for each unseen token", seen, fresh.asks(calls))
+		add("calls of the auth service", "one for each unseen token", seen, fresh.asks(calls))
 	case silent, refused:
 		add("answers to unseen tokens", "401", fresh.share(), fresh.only(http.StatusUnauthorized))
 		challenges := map[string]int{}
@@ -116,10 +114,7 @@ func (s *story) ourFacts(r *report, i int) {
 		}
 		seen := strings.Join(slices.Sorted(maps.Keys(challenges)), " and ")
 		add("WWW-Authenticate of the 401s", "Bearer", seen, seen == "Bearer")
-	}
-	if i == silent && end != nil {
-		add(fmt.Sprintf("calls for the last %d unseen tokens", streak), fmt.Sprintf("at most %d", streak/2),
-			fmt.Sprint(asked(end)), spared(end))
+		add(fmt.Sprintf("calls for the last %d unseen tokens", streak), fmt.Sprintf("at most %d", streak/2), fmt.Sprint(asked(end)), spared(end))
 	}
 }
 

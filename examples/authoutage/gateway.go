@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"slices"
-	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,13 +31,15 @@ func workersFor(rate int) int {
 type gateway struct {
 	name    string
 	addr    string
+	calls   atomic.Int64   // of the auth service
 	servers []*http.Server // the gateway's own is the last one
-	closers []func() error
+	idle    []func()       // closes connections that are not in use
 }
 
 // startGateway starts six services, and in front of them a gateway that asks
-// guard who is calling. All that two gateways differ in is their guard.
-func startGateway(ctx context.Context, name string, workers int, guard func(next http.Handler) http.Handler) (_ *gateway, err error) {
+// a guard who is calling. All that two gateways differ in is their guard, which
+// gets the client that it asks the auth service with.
+func startGateway(ctx context.Context, name string, workers int, newGuard func(*http.Client) (func(http.Handler) http.Handler, error)) (_ *gateway, err error) {
 	g := &gateway{name: name}
 	defer func() {
 		if err != nil {
@@ -55,9 +55,13 @@ func startGateway(ctx context.Context, name string, workers int, guard func(next
 		g.servers = append(g.servers, srv)
 		to[s.name] = &url.URL{Scheme: "http", Host: addr}
 	}
-	t := pooled(workers)
-	g.closers = append(g.closers, func() error { t.CloseIdleConnections(); return nil })
-	srv, addr, err := serve(ctx, bounded(workers, guard(proxy(to, t))))
+	up, asking := pooled(workers), pooled(workers)
+	g.idle = []func(){up.CloseIdleConnections, asking.CloseIdleConnections}
+	guard, err := newGuard(&http.Client{Transport: counted{asking, &g.calls}})
+	if err != nil {
+		return nil, err
+	}
+	srv, addr, err := serve(ctx, bounded(workers, guard(proxy(to, up))))
 	if err != nil {
 		return nil, err
 	}
@@ -70,10 +74,21 @@ func (g *gateway) close() error {
 	for _, srv := range slices.Backward(g.servers) {
 		errs = append(errs, srv.Close())
 	}
-	for _, c := range g.closers {
-		errs = append(errs, c())
+	for _, idle := range g.idle {
+		idle()
 	}
 	return errors.Join(errs...)
+}
+
+// counted counts the calls that are made, those too that reach nobody.
+type counted struct {
+	next  http.RoundTripper
+	calls *atomic.Int64
+}
+
+func (c counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.calls.Add(1)
+	return c.next.RoundTrip(r)
 }
 
 // bounded lets n requests at a time through. The others wait in line, first
@@ -115,64 +130,4 @@ func proxy(to map[string]*url.URL, t http.RoundTripper) http.Handler {
 // pooled returns a transport that keeps a connection for each of n requests.
 func pooled(n int) *http.Transport {
 	return &http.Transport{MaxIdleConns: n * len(services), MaxIdleConnsPerHost: n, IdleConnTimeout: 30 * time.Second}
-}
-
-// naive asks the auth service about every token of every request. It does so
-// properly: connections are kept, there is a timeout, a client that leaves is
-// not asked for any more, and nothing passes that was not said to be active.
-type naive struct {
-	url, id, secret string
-	client          *http.Client
-}
-
-func (n *naive) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		switch active, err := n.introspect(r.Context(), token); {
-		case err != nil:
-			w.WriteHeader(http.StatusServiceUnavailable)
-		case !active:
-			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-			w.WriteHeader(http.StatusUnauthorized)
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
-}
-
-func (n *naive) introspect(ctx context.Context, token string) (active bool, err error) {
-	body := strings.NewReader(url.Values{"token": {token}}.Encode())
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, n.url, body)
-	if err != nil {
-		return false, err
-	}
-	r.SetBasicAuth(n.id, n.secret)
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	resp, err := n.client.Do(r)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = resp.Body.Close() }() // it is read or given up
-	var answer struct {
-		Active   bool   `json:"active"`
-		Issuer   string `json:"iss"`
-		Audience string `json:"aud"`
-		Expiry   int64  `json:"exp"`
-	}
-	if resp.StatusCode != http.StatusOK {
-		return false, fmt.Errorf("introspection: status is %d", resp.StatusCode)
-	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // to its end, so that the connection is kept
-	if err != nil {
-		return false, err
-	}
-	if err := json.Unmarshal(data, &answer); err != nil {
-		return false, err
-	}
-	return answer.Active && answer.Issuer == issuer && answer.Audience == audience && time.Now().Unix() < answer.Expiry, nil
 }

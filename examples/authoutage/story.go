@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -88,32 +89,21 @@ func start(ctx context.Context, cfg config) (_ *story, err error) {
 		tokens[i] = s.auth.issue()
 	}
 	for i, name := range names {
-		guard, closer, err := s.guard(i, workers)
+		g, err := startGateway(ctx, name, workers, func(c *http.Client) (func(http.Handler) http.Handler, error) {
+			if i == ourly {
+				return ours(s.auth.url(), name, s.auth.secrets[name], c, cfg.broken)
+			}
+			return (&naive{url: s.auth.url(), id: name, secret: s.auth.secrets[name], client: c}).guard, nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		g, err := startGateway(ctx, name, workers, guard)
-		if err != nil {
-			return nil, errors.Join(err, closer())
-		}
-		g.closers = append(g.closers, closer)
 		s.crowds = append(s.crowds, &crowd{
-			gateway: g, rate: cfg.rate, issue: s.auth.issue, asked: s.auth.calls[name].Load, warm: tokens,
+			gateway: g, rate: cfg.rate, issue: s.auth.issue, asked: g.calls.Load, warm: tokens,
 			client: &http.Client{Transport: pooled(2 * workers)},
 		})
 	}
 	return s, nil
-}
-
-// guard returns what the i-th gateway has in front of its proxy.
-func (s *story) guard(i, workers int) (guard func(http.Handler) http.Handler, closer func() error, err error) {
-	id, secret := names[i], s.auth.secrets[names[i]]
-	if i == ourly {
-		return newOurs(s.auth.url(), id, secret, s.broken)
-	}
-	t := pooled(workers)
-	n := &naive{url: s.auth.url(), id: id, secret: secret, client: &http.Client{Transport: t, Timeout: fetchTimeout}}
-	return n.guard, func() error { t.CloseIdleConnections(); return nil }, nil
 }
 
 func (s *story) close() error {
@@ -174,9 +164,9 @@ func (s *story) each(do func(*crowd) error) error {
 
 // asked returns how often each gateway has asked the auth service.
 func (s *story) asked() []int64 {
-	n := make([]int64, len(names))
-	for i, name := range names {
-		n[i] = s.auth.calls[name].Load()
+	n := make([]int64, len(s.crowds))
+	for i, c := range s.crowds {
+		n[i] = c.asked()
 	}
 	return n
 }
@@ -197,7 +187,7 @@ func (s *story) settled(phase int) bool {
 		return passed(last(s.of(phase, naively), all)) && passed(fresh)
 	case slow:
 		return passed(fresh)
-	case silent:
+	case silent, refused:
 		return spared(fresh)
 	}
 	return true
@@ -234,11 +224,11 @@ func spared(samples []sample) bool {
 // asked returns how often the auth service was asked from when the first of
 // some requests began until all had ended.
 func asked(samples []sample) int64 {
-	first, end := samples[0].askedBefore, samples[0].asked
+	first, end := int64(math.MaxInt64), int64(0)
 	for _, s := range samples {
 		first, end = min(first, s.askedBefore), max(end, s.asked)
 	}
-	return end - first
+	return max(end-first, 0)
 }
 
 // of returns the requests of a phase to a gateway.
