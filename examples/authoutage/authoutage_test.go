@@ -22,12 +22,13 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// play runs the program with short phases and returns what it printed.
+// play runs the program with short phases and returns what it printed. Clients
+// and gateways are so patient that statuses do not depend on the machine.
 func play(t *testing.T, args ...string) (out, svg string, err error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "chart.svg")
 	var stdout, stderr bytes.Buffer
-	err = run(t.Context(), append([]string{"-once", "-rate", "100", "-phase", "1s", "-svg", file}, args...), &stdout, &stderr)
+	err = run(t.Context(), append([]string{"-once", "-rate", "50", "-phase", "2s", "-patience", "5s", "-svg", file}, args...), &stdout, &stderr)
 	assert.Empty(t, stderr.String())
 	data, readErr := os.ReadFile(file)
 	require.NoError(t, readErr)
@@ -60,7 +61,7 @@ func TestOnce(t *testing.T) {
 		out, _, err := play(t, "-break", "breaker")
 		require.ErrorIs(t, err, errFailed)
 		assert.Contains(t, out, "without the breaker around the auth service, the facts must fail:")
-		assert.Regexp(t, `(?m)^FAIL +outage: silent +ours +calls for the last \d+ unseen tokens `, out)
+		assert.Regexp(t, `(?m)^FAIL +outage: silent +ours +calls for \d+ unseen tokens in the end `, out)
 		assert.Regexp(t, `(?m)^pass +outage: silent +ours +answers to known tokens +200 `, out)
 	})
 }
@@ -73,8 +74,9 @@ func TestMistakes(t *testing.T) {
 		{[]string{"-break", "z"}, `-break: there is no guard "z"; the guards are cache and breaker`},
 		{[]string{"-break", ""}, `-break: there is no guard ""`},
 		{[]string{"-rate", "1"}, "-rate 1 is not between 50 and 2000"},
-		{[]string{"-phase", "1h"}, "-phase 1h0m0s is not between 1s and 45s"},
+		{[]string{"-phase", "1h"}, "-phase 1h0m0s is not between 1s and 30s"},
 		{[]string{"-rate", "1", "-phase", "0s"}, "-rate 1 is not between 50 and 2000\n-phase 0s is not"},
+		{[]string{"-patience", "1ms"}, "-patience 1ms is not between 400ms and 10s"},
 		{[]string{"once"}, `unexpected argument "once", see -h`},
 		{[]string{"-svg", filepath.Join(t.TempDir(), "no", "such", "folder.svg")}, "-svg: "},
 	} {
@@ -126,7 +128,7 @@ func TestAuthService(t *testing.T) {
 	defer func() { assert.NoError(t, s.close()) }()
 	transport := pooled(1)
 	defer transport.CloseIdleConnections()
-	asking := &naive{url: s.url(), id: "gateway", secret: s.secrets["gateway"], client: &http.Client{Transport: transport}}
+	asking := &naive{url: s.url(), id: "gateway", secret: s.secrets["gateway"], client: &http.Client{Transport: transport}, timeout: time.Minute}
 	token := s.issue()
 
 	active, err := asking.introspect(t.Context(), token)
@@ -181,7 +183,7 @@ func TestNaive(t *testing.T) {
 	answer := `{}`
 	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, answer) }))
 	defer auth.Close()
-	n := &naive{url: auth.URL, client: auth.Client()}
+	n := &naive{url: auth.URL, client: auth.Client(), timeout: time.Minute}
 	h := n.guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	get := func(header string) int {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
@@ -254,7 +256,7 @@ func TestLoadIsOpen(t *testing.T) {
 	transport := pooled(10)
 	defer transport.CloseIdleConnections()
 	c := &crowd{
-		gateway: &gateway{addr: srv.Listener.Addr().String()}, rate: 1000, warm: []string{"known"},
+		gateway: &gateway{addr: srv.Listener.Addr().String()}, rate: 1000, patience: 100 * time.Millisecond, warm: []string{"known"},
 		issue: func() string { return "unseen" }, asked: func() int64 { return 7 },
 		client: &http.Client{Transport: transport}, begin: time.Now(),
 	}
@@ -265,7 +267,7 @@ func TestLoadIsOpen(t *testing.T) {
 	require.Len(t, samples, requests)
 	sum := summarize(samples, all)
 	assert.Equal(t, map[int]int{gaveUp: requests}, sum.answers)
-	assert.GreaterOrEqual(t, sum.p50, patience)
+	assert.GreaterOrEqual(t, sum.p50, 100*time.Millisecond)
 	assert.Equal(t, requests/unseenEvery, summarize(samples, unseen).n)
 	for _, s := range samples {
 		assert.Equal(t, 3, s.phase)
@@ -338,7 +340,7 @@ func TestChart(t *testing.T) {
 
 	var svg bytes.Buffer
 	require.NoError(t, writeChart(&svg, []span{{"one", 0, 5 * time.Second}, {"two", 5 * time.Second, 10 * time.Second}},
-		[]line{{"naive", "the one", points}, {"ours", "the other", points}}))
+		[]line{{"naive", "the one", points}, {"ours", "the other", points}}, 5*time.Second))
 	d, polylines, texts := xml.NewDecoder(&svg), 0, ""
 	for {
 		token, err := d.Token()
@@ -367,7 +369,7 @@ func TestChart(t *testing.T) {
 		}
 	}
 	assert.Equal(t, 6, polylines)
-	for _, want := range []string{"|one|", "|two|", "the one, p50|", "the other, p50|", "seconds since the load began", "|100 ms|", "|50 %|"} {
+	for _, want := range []string{"|one|", "|two|", "the one, p50|", "the other, p50|", "seconds since the load began", "|100 ms|", "|10000 ms|", "|50 %|"} {
 		assert.Contains(t, texts, want)
 	}
 }

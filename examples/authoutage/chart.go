@@ -28,8 +28,8 @@ const (
 	passedTop, passedEnd    = 474, 574
 )
 
-// The lowest and the highest latency of the axis, in ms.
-const lowest, highest = 0.5, 1000
+// lowest is the lowest latency of the axis, in ms.
+const lowest = 0.5
 
 const chartStyle = `<style>
 svg { --back: #ffffff; --text: #1f2328; --grid: #d8dee4; --band: #f3f5f7; --naive: #cf222e; --ours: #0969da; --limit: #6e7781 }
@@ -55,6 +55,7 @@ text { fill: var(--text); font: 12px system-ui, sans-serif }
 type drawing struct {
 	w    strings.Builder
 	last time.Duration // the end of the time axis
+	high float64       // of the latency axis, in ms
 }
 
 func (d *drawing) add(format string, args ...any) { fmt.Fprintf(&d.w, format+"\n", args...) }
@@ -65,8 +66,8 @@ func (d *drawing) x(at time.Duration) float64 {
 
 // y of a latency, on a logarithmic scale.
 func (d *drawing) y(took time.Duration) float64 {
-	ms := min(max(float64(took)/float64(time.Millisecond), lowest), highest)
-	return latencyEnd - (latencyEnd-latencyTop)*math.Log(ms/lowest)/math.Log(highest/lowest)
+	ms := min(max(float64(took)/float64(time.Millisecond), lowest), d.high)
+	return latencyEnd - (latencyEnd-latencyTop)*math.Log(ms/lowest)/math.Log(d.high/lowest)
 }
 
 // part is y of a share.
@@ -74,8 +75,11 @@ func (d *drawing) part(share float64) float64 { return passedEnd - (passedEnd-pa
 
 // writeChart draws the latencies of the gateways over time, and below them the
 // share of requests that passed, without which a quick refusal looks good.
-func writeChart(w io.Writer, phases []span, lines []line) error {
-	d := &drawing{last: phases[len(phases)-1].to}
+func writeChart(w io.Writer, phases []span, lines []line, patience time.Duration) error {
+	d := &drawing{last: phases[len(phases)-1].to, high: 1000}
+	for d.high < 2*float64(patience.Milliseconds()) {
+		d.high *= 10
+	}
 	d.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" aria-labelledby="title">`,
 		chartWidth, chartHeight, chartWidth, chartHeight)
 	d.add(`<title id="title">Latency at two gateways while their auth service is slow, silent, gone and back</title>`)
@@ -85,6 +89,7 @@ func writeChart(w io.Writer, phases []span, lines []line) error {
 	d.legend(lines)
 	d.phases(phases)
 	d.axes()
+	d.limit(patience)
 	for _, l := range lines {
 		d.path(l.class+" p99", l.points, func(p point) float64 { return d.y(p.p99) })
 	}
@@ -124,13 +129,14 @@ func (d *drawing) phases(phases []span) {
 }
 
 func (d *drawing) axes() {
-	for _, ms := range []float64{0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000} {
+	for _, ms := range []float64{0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000} {
+		if ms > d.high {
+			break
+		}
 		y := d.y(time.Duration(ms * float64(time.Millisecond)))
 		d.add(`<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y, y)
 		d.add(`<text class="end" x="%d" y="%.1f">%g ms</text>`, left-8, y+4, ms)
 	}
-	y := d.y(patience)
-	d.add(`<line class="limit" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y, y)
 	for _, percent := range []int{0, 50, 100} {
 		y := d.part(float64(percent) / 100)
 		d.add(`<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y, y)
@@ -149,6 +155,12 @@ func (d *drawing) axes() {
 		d.add(`<text class="mid" x="%.1f" y="%d">%g</text>`, d.x(at), passedEnd+20, at.Seconds())
 	}
 	d.add(`<text class="mid" x="%d" y="%d">seconds since the load began</text>`, (left+right)/2, passedEnd+44)
+}
+
+// limit marks when clients give up.
+func (d *drawing) limit(patience time.Duration) {
+	y := d.y(patience)
+	d.add(`<line class="limit" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/>`, left, right, y, y)
 }
 
 // sideways labels a vertical axis.

@@ -35,7 +35,7 @@ func (s *story) tables(w io.Writer) {
 		}
 	}
 	_ = tw.Flush() // w is standard output
-	fmt.Fprintf(w, "\nASKED is how often the auth service was called. Clients give up after %v.\n", patience)
+	fmt.Fprintf(w, "\nASKED is how often the auth service was called. Clients give up after %v.\n", s.wait)
 	late := time.Duration(0)
 	for _, c := range s.crowds {
 		late = max(late, summarize(c.since(0), all).late)
@@ -71,15 +71,14 @@ func (s *story) facts(r *report) {
 }
 
 func (s *story) naiveFacts(r *report, i int) {
-	samples, calls := s.of(i, naively), s.calls[i][naively]
-	sum := summarize(samples, all)
+	sum, calls := summarize(s.of(i, naively), all), s.calls[i][naively]
 	add := func(what, expected, seen string, pass bool) {
 		r.add(phases[i].name, "naive", what, expected, seen, pass)
 	}
 	switch i {
 	case healthy, recovery:
-		end := last(samples, all)
-		add(fmt.Sprintf("the last %d requests", streak), "200", summarize(end, all).share(), passed(end))
+		end := s.ends[i].naive
+		add(fmt.Sprintf("%d requests in the end", streak), "200", summarize(end, all).share(), passed(end))
 	case silent, refused:
 		add("requests that passed", "0", fmt.Sprintf("%d of %d", sum.answers[http.StatusOK], sum.n), sum.answers[http.StatusOK] == 0 && sum.n > 0)
 	}
@@ -94,7 +93,7 @@ func (s summary) asks(calls int64) bool {
 
 func (s *story) ourFacts(r *report, i int) {
 	samples, calls := s.of(i, ourly), s.calls[i][ourly]
-	known, fresh, end := summarize(samples, warm), summarize(samples, unseen), last(samples, unseen)
+	known, fresh, end := summarize(samples, warm), summarize(samples, unseen), s.ends[i].unseen
 	add := func(what, expected, seen string, pass bool) {
 		r.add(phases[i].name, "ours", what, expected, seen, pass)
 	}
@@ -102,7 +101,7 @@ func (s *story) ourFacts(r *report, i int) {
 	seen := fmt.Sprintf("%d for %d", calls, fresh.n)
 	switch i {
 	case healthy, slow, recovery:
-		add(fmt.Sprintf("the last %d unseen tokens", streak), "200", summarize(end, all).share(), passed(end))
+		add(fmt.Sprintf("%d unseen tokens in the end", streak), "200", summarize(end, all).share(), passed(end))
 		add("calls of the auth service", "one for each unseen token", seen, fresh.asks(calls))
 	case silent, refused:
 		add("answers to unseen tokens", "401", fresh.share(), fresh.only(http.StatusUnauthorized))
@@ -114,7 +113,7 @@ func (s *story) ourFacts(r *report, i int) {
 		}
 		seen := strings.Join(slices.Sorted(maps.Keys(challenges)), " and ")
 		add("WWW-Authenticate of the 401s", "Bearer", seen, seen == "Bearer")
-		add(fmt.Sprintf("calls for the last %d unseen tokens", streak), fmt.Sprintf("at most %d", streak/2), fmt.Sprint(asked(end)), spared(end))
+		add(fmt.Sprintf("calls for %d unseen tokens in the end", streak), fmt.Sprintf("at most %d", streak/2), fmt.Sprint(asked(end)), spared(end))
 	}
 }
 

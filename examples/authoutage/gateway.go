@@ -12,14 +12,8 @@ import (
 	"time"
 )
 
-const (
-	// patience is how long a client waits for an answer.
-	patience = 500 * time.Millisecond
-	// fetchTimeout is how long a gateway waits for the auth service.
-	fetchTimeout = 400 * time.Millisecond
-	// headroom is how many times its healthy load a gateway is sized for.
-	headroom = 4
-)
+// headroom is how many times its healthy load a gateway is sized for.
+const headroom = 4
 
 // workersFor returns how many requests a gateway of the size for rate handles
 // at a time: what a request takes, times how many there are, times headroom.

@@ -36,31 +36,45 @@ const unseenEvery = 10
 
 // crowd is the clients of one gateway.
 type crowd struct {
-	gateway *gateway
-	rate    int
-	issue   func() string
-	asked   func() int64
-	warm    []string // tokens that the gateway has seen
-	client  *http.Client
-	begin   time.Time
+	gateway  *gateway
+	rate     int           // requests a second
+	patience time.Duration // how long a client waits for an answer
+	issue    func() string
+	asked    func() int64
+	warm     []string // tokens that the gateway has seen
+	client   *http.Client
+	begin    time.Time
 
 	mu      sync.Mutex
 	samples []sample
 }
 
-// warmUp shows each token to the gateway once.
+// warmUp shows each token to the gateway until it has passed once.
 func (c *crowd) warmUp(ctx context.Context) error {
 	const parallel = 8
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	var wg sync.WaitGroup
 	errs := make([]error, parallel)
 	for p := range parallel {
 		wg.Go(func() {
-			for i := p; i < len(c.warm) && errs[p] == nil; i += parallel {
-				status, _, err := c.get(ctx, i%len(services), c.warm[i])
-				if err == nil && status != http.StatusOK {
-					err = fmt.Errorf("warming up %s: status %d", c.gateway.name, status)
+			pace := time.NewTicker(c.patience / 10) // of the tries, on a machine that is so busy that lookups fail
+			defer pace.Stop()
+			for i := p; i < len(c.warm); i += parallel {
+				for {
+					status, _, err := c.get(ctx, i%len(services), c.warm[i])
+					if err != nil {
+						errs[p] = fmt.Errorf("warming up %s: %w", c.gateway.name, err)
+						return
+					}
+					if status == http.StatusOK {
+						break
+					}
+					select {
+					case <-pace.C:
+					case <-ctx.Done():
+					}
 				}
-				errs[p] = err
 			}
 		})
 	}
@@ -110,7 +124,7 @@ func (c *crowd) play(ctx context.Context, phase int, more func(elapsed time.Dura
 }
 
 func (c *crowd) request(ctx context.Context, s sample, due time.Time, token string) {
-	patient, cancel := context.WithDeadline(ctx, due.Add(patience))
+	patient, cancel := context.WithDeadline(ctx, due.Add(c.patience))
 	defer cancel()
 	s.askedBefore = c.asked()
 	status, challenge, err := c.get(patient, s.service, token)

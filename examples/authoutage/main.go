@@ -29,10 +29,11 @@ func main() {
 // errFailed ends the program after the table has said what failed.
 var errFailed = errors.New("a fact did not hold")
 
-// Phases may not be longer than verified tokens are remembered, all together:
-// five phases, the warm-up and the wait for recovery within five minutes.
+// All phases together, with their overtime, may not last longer than verified
+// tokens are remembered, which is five minutes.
 const (
-	shortest, longest = time.Second, 45 * time.Second
+	shortest, longest = time.Second, 30 * time.Second
+	hasty, stoical    = 400 * time.Millisecond, 10 * time.Second
 	lowRate, highRate = 50, 2000
 	oncePhase         = 5 * time.Second
 )
@@ -44,7 +45,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	broken := flags.String("break", "", "take the `guard` \"cache\" or \"breaker\" away from our gateway; the facts must then fail")
 	strict := flags.Bool("strict", false, "fail also when latencies are not what they should be on a machine that has nothing else to do")
 	rate := flags.Int("rate", 300, "requests a second to each gateway, 50 to 2000; the gateways are sized for four times that")
-	length := flags.Duration("phase", 15*time.Second, "`duration` of each of the five phases, 1s to 45s; with -once 5s unless given")
+	length := flags.Duration("phase", 15*time.Second, "`duration` of each of the five phases, 1s to 30s; with -once 5s unless given")
+	wait := flags.Duration("patience", 500*time.Millisecond, "`duration` after which clients give up, 400ms to 10s; the gateways wait four fifths of it for the auth service")
 	svg := flags.String("svg", "authoutage.svg", "`file` that the chart is written to")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -68,6 +70,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if *length < shortest || *length > longest {
 		fault("-phase %v is not between %v and %v", *length, shortest, longest)
 	}
+	if *wait < hasty || *wait > stoical {
+		fault("-patience %v is not between %v and %v", *wait, hasty, stoical)
+	}
 	if len(faults) > 0 {
 		return errors.Join(faults...)
 	}
@@ -84,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("-svg: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	s, err := start(ctx, config{rate: *rate, phase: *length, broken: *broken})
+	s, err := start(ctx, config{rate: *rate, phase: *length, wait: *wait, broken: *broken})
 	if err != nil {
 		return err
 	}
@@ -126,5 +131,5 @@ func (s *story) chart(w io.Writer) error {
 	for i, label := range []string{"naive: asks about every request", "ours: cache and breaker"} {
 		lines = append(lines, line{names[i], label, curve(s.crowds[i].since(0), every)})
 	}
-	return writeChart(w, s.spans, lines)
+	return writeChart(w, s.spans, lines, s.wait)
 }

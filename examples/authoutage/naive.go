@@ -12,11 +12,12 @@ import (
 )
 
 // naive asks the auth service about every token of every request. It does so
-// properly: connections are kept, there is a timeout, a client that leaves is
-// not asked for any more, and nothing passes that was not said to be active.
+// properly: connections are kept, there is a timeout, nobody asks on behalf of a
+// client that has left, and nothing passes that was not said to be active.
 type naive struct {
 	url, id, secret string
 	client          *http.Client
+	timeout         time.Duration
 }
 
 func (n *naive) guard(next http.Handler) http.Handler {
@@ -40,7 +41,7 @@ func (n *naive) guard(next http.Handler) http.Handler {
 }
 
 func (n *naive) introspect(ctx context.Context, token string) (active bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.timeout)
 	defer cancel()
 	body := strings.NewReader(url.Values{"token": {token}}.Encode())
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, n.url, body)

@@ -11,13 +11,13 @@ import (
 
 // ours remembers what it has verified, and leaves an auth service alone that
 // does not answer: one in ten of its requests may have to ask, and no more.
-func ours(url, id, secret string, client *http.Client, broken string) (guard func(http.Handler) http.Handler, err error) {
+func ours(url, id, secret string, client *http.Client, timeout time.Duration, broken string) (guard func(http.Handler) http.Handler, err error) {
 	in, err := auth.NewIntrospection(auth.IntrospectionConfig{URL: url, ClientID: id, ClientSecret: secret, Client: client})
 	if err != nil {
 		return nil, err
 	}
 	cfg := auth.Config{Opaque: &auth.Opaque{
-		Verifier: in, Issuer: issuer, Audience: []string{audience}, Timeout: fetchTimeout,
+		Verifier: in, Issuer: issuer, Audience: []string{audience}, Timeout: timeout,
 		// Five failures in a row are an outage. Whether it is over, one call a
 		// second may find out.
 		Breaker: breaker.Policy{Failures: 5, Delay: time.Second},
