@@ -123,6 +123,9 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 		return adm, err
 	}
 	v, d := s.verify(ctx, cred, now)
+	if d == nil {
+		d = s.checkRevoked(v, time.Now())
+	}
 	if d != nil {
 		return gatemesh.Admission{}, d
 	}
@@ -160,6 +163,9 @@ func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admiss
 	}
 	if cred.apiKey {
 		k, d := s.checkAPIKey(cred.value, now)
+		if d == nil {
+			d = s.checkKeyRevoked(k.principal, now)
+		}
 		if d != nil {
 			return adm, "", d
 		}
@@ -170,6 +176,9 @@ func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admiss
 		return adm, "", nil
 	}
 	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
+		if d := s.checkRevoked(v, now); d != nil {
+			return adm, "", d
+		}
 		return s.admitToken(v), "", nil
 	}
 	return adm, cred.value, nil

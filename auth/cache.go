@@ -20,11 +20,14 @@ type verified struct {
 	key       *key  // that signed it
 	at        int64 // when it was judged, in Unix ns
 	expires   int64 // its exp
+	issued    int64 // its iat, 0 if it has none
 	until     time.Time
 	slot      int // in its shard
 
 	keys atomic.Pointer[Keys] // the newest set that key was seen in
 	used atomic.Bool          // since the clock hand passed
+
+	cleared atomic.Uint64 // Revocations.changes when it was found not revoked
 }
 
 // cache remembers verified tokens. A token is found by a hash that nobody

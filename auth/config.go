@@ -46,6 +46,9 @@ type Config struct {
 	// 503 with Retry-After. Neither makes a client throw its token away.
 	// Default: 401.
 	UnavailableStatus int
+	// Revocations are credentials that are refused before they expire. The
+	// caller closes them, after the Authenticator's last use. Default: none.
+	Revocations *Revocations
 	// DisableStreamExpiry lets streams live longer than the credential they
 	// were opened with. By default, they end when it does.
 	DisableStreamExpiry bool
@@ -171,6 +174,9 @@ func (cfg *Config) validate() error {
 	}
 	if s := cfg.UnavailableStatus; s != http.StatusUnauthorized && s != http.StatusServiceUnavailable {
 		f.add("Config.UnavailableStatus %d is neither 401 nor 503", s)
+	}
+	if cfg.Revocations != nil && cfg.Revocations.entries == nil {
+		f.add("Config.Revocations were not made by NewRevocations")
 	}
 	if cfg.Opaque != nil {
 		cfg.Opaque.validate(&f)

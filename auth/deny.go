@@ -17,9 +17,10 @@ type denials struct {
 	issuer, algorithm, typ     *gatemesh.Denial
 	expired, notYet, audience  *gatemesh.Denial
 	signature, keyUnknown      *gatemesh.Denial
-	inactive, unavailable      *gatemesh.Denial
+	inactive, revoked          *gatemesh.Denial
+	unavailable                *gatemesh.Denial
 
-	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyScope *gatemesh.Denial
+	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyRevoked, apiKeyScope *gatemesh.Denial
 }
 
 func newDenials(cfg *Config) denials {
@@ -42,6 +43,7 @@ func newDenials(cfg *Config) denials {
 		unavailable = gatemesh.Deny(gatemesh.Unavailable, "token_unverifiable", "The token cannot be verified at the moment.")
 	}
 	return denials{
+		revoked:  invalid("token_revoked", "The token has been revoked."),
 		inactive: invalid("token_inactive", "The token is not active."), unavailable: unavailable,
 		missing: plain("credential_missing", "The request carries no credential."),
 		scheme:  plain("credential_scheme", "The authentication scheme is not supported."),
@@ -61,6 +63,7 @@ func newDenials(cfg *Config) denials {
 		apiKeyMalformed: plain("key_malformed", "The API key is malformed."),
 		apiKeyUnknown:   plain("key_unknown", "The API key is not known."),
 		apiKeyExpired:   plain("key_expired", "The API key has expired."),
+		apiKeyRevoked:   plain("key_revoked", "The API key has been revoked."),
 		apiKeyScope:     gatemesh.Deny(gatemesh.PermissionDenied, "scope_missing", "The API key lacks a required scope."),
 	}
 }

@@ -60,5 +60,6 @@
 //
 // A verified token is remembered for [Config.CacheTTL], and never beyond its
 // expiry, the configuration that it was judged by, or the presence of its
-// signing key in the issuer's key set. Refusals are not remembered.
+// signing key in the issuer's key set; [Revocations] end it at once. Refusals are
+// not remembered, but for tokens that an [Opaque] found not good, for a moment.
 package auth

@@ -112,7 +112,7 @@ func (s *state) verifySignature(is *issuer, raw string, t *token, c *claims, k *
 	}
 	v := &verified{
 		raw: strings.Clone(raw), issuer: is, kid: t.kid, alg: t.alg, key: k, at: now.UnixNano(),
-		expires: c.expires.UnixNano(), until: c.expires.Add(is.cfg.Leeway),
+		expires: c.expires.UnixNano(), issued: unixNano(c.issued), until: c.expires.Add(is.cfg.Leeway),
 		principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: name, Subject: c.subject, Scopes: c.scopes, Claims: t.payload, Method: "jwt",
 			Expires: c.expires, Audience: c.audience, Credential: c.id,
@@ -121,6 +121,14 @@ func (s *state) verifySignature(is *issuer, raw string, t *token, c *claims, k *
 	v.keys.Store(keys)
 	s.remember(v)
 	return v, nil
+}
+
+// unixNano returns 0 for the zero time.
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }
 
 // remember keeps v, unless it is alive by leeway alone.

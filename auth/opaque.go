@@ -298,7 +298,8 @@ func (s *state) judgeClaims(raw string, m map[string]any, now time.Time) (*verif
 		method = "introspection"
 	}
 	v := &verified{
-		raw: raw, issuer: is, at: now.UnixNano(), expires: c.expires.UnixNano(), until: c.expires.Add(is.cfg.Leeway),
+		raw: raw, issuer: is, at: now.UnixNano(), expires: c.expires.UnixNano(), issued: unixNano(c.issued),
+		until: c.expires.Add(is.cfg.Leeway),
 		principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: is.cfg.Issuer, Subject: c.subject, Scopes: c.scopes, Claims: m, Method: method,
 			Expires: c.expires, Audience: c.audience, Credential: c.id,
