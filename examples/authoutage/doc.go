@@ -39,17 +39,18 @@
 // The auth service is healthy, then takes 200 ms for a lookup, then takes
 // requests and never answers, then refuses connections, and is well again. A
 // phase begins when all requests of the one before have ended, so that each
-// request and each call to the auth service belongs to one phase, and lasts
-// longer than it should, 15 s at most, if what is expected of it has not come yet:
-// a breaker that opens or closes, on a machine that is busy.
+// request and each call of the auth service belongs to one phase. It lasts
+// longer than it should, within limits, if what is expected of it has not come
+// yet: a breaker that opens or closes, on a machine that is busy.
 //
 // Arrivals do not wait for answers, their gaps are exponential, and latencies
 // count from when a request was due, so that a gateway that stalls neither gets
 // less load nor hides its delays. Who gives up counts with the time that it waited.
 //
-// What is printed last are facts: statuses, counts and calls to the auth
-// service, which hold on every machine. Latencies fail the program with -strict
-// only. The chart shows them over time, and below them the share of requests
+// What is printed last are facts: statuses, counts and calls of the auth
+// service. On a machine that stands still for longer than clients wait, nobody is
+// answered; -patience lets them wait longer. Latencies fail the program with
+// -strict only. The chart shows them over time, and below them the share of requests
 // that passed: a gateway that refuses everybody has excellent latencies.
 //
 // -break cache and -break breaker take a guard away from ours, and show that the

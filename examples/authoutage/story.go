@@ -42,9 +42,10 @@ const (
 	// warmTokens are known to the gateways before the story begins.
 	warmTokens = 200
 	// streak is how many requests in a row show that a phase has come to what
-	// is expected of it, and overtime how much longer it may last until it has.
+	// is expected of it, and overtime how much longer all phases together may
+	// last until they have.
 	streak   = 10
-	overtime = 15 * time.Second
+	overtime = 30 * time.Second
 )
 
 // config is what the flags say.
@@ -68,6 +69,8 @@ type story struct {
 	spans  []span
 	calls  [][]int64 // of the auth service, by phase and gateway
 
+	overtime time.Duration // that is left
+
 	mu   sync.Mutex
 	ends []end // by phase
 }
@@ -89,7 +92,10 @@ var names = []string{naively: "naive", ourly: "ours"}
 
 // start sets the scene.
 func start(ctx context.Context, cfg config) (_ *story, err error) {
-	s := &story{config: cfg, ends: make([]end, len(phases))}
+	s := &story{config: cfg, ends: make([]end, len(phases)), overtime: overtime}
+	if cfg.broken != "" {
+		s.overtime /= 3 // what is waited for hardly ever comes
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -158,6 +164,7 @@ func (s *story) play(ctx context.Context, w io.Writer) error {
 			return err
 		}
 		s.spans = append(s.spans, span{p.name, from, time.Since(begin)})
+		s.overtime = max(0, s.overtime-max(0, time.Since(begin)-from-s.phase))
 		after := s.asked()
 		for g := range after {
 			after[g] -= before[g]
@@ -190,10 +197,7 @@ func (s *story) asked() []int64 {
 // more returns whether a phase goes on. It goes on in overtime until it has come
 // to what is expected of it: how soon that is depends on the machine.
 func (s *story) more(phase int) func(time.Duration) bool {
-	longest := s.phase + overtime
-	if s.broken != "" {
-		longest = s.phase + overtime/3 // it hardly ever comes
-	}
+	longest := s.phase + s.overtime
 	return func(elapsed time.Duration) bool {
 		return elapsed < s.phase || !s.settled(phase) && elapsed < longest
 	}
