@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/http"
@@ -98,23 +99,32 @@ type point struct {
 	passed   float64 // share of requests that were answered with 200
 }
 
-// curve returns a point for every interval of the run.
+// curve returns the points of a run, about one for each interval. A phase is
+// divided into equal parts, as one with few requests in it would stick out.
 func curve(samples []sample, every time.Duration) (points []point) {
 	sorted := slices.Clone(samples)
-	slices.SortFunc(sorted, func(a, b sample) int { return int(a.at - b.at) })
+	slices.SortFunc(sorted, func(a, b sample) int { return cmp.Compare(a.at, b.at) })
 	for len(sorted) > 0 {
 		first := sorted[0]
-		slot := first.at / every
-		n := 1
-		for n < len(sorted) && sorted[n].at/every == slot && sorted[n].phase == first.phase {
-			n++
+		end := slices.IndexFunc(sorted, func(s sample) bool { return s.phase != first.phase })
+		if end < 0 {
+			end = len(sorted)
 		}
-		sum := summarize(sorted[:n], all)
-		points = append(points, point{
-			at: (first.at + sorted[n-1].at) / 2, p50: sum.p50, p99: sum.p99,
-			passed: float64(sum.answers[http.StatusOK]) / float64(sum.n),
-		})
-		sorted = sorted[n:]
+		length := sorted[end-1].at - first.at + 1
+		parts := max(1, (length+every/2)/every)
+		for rest := sorted[:end]; len(rest) > 0; {
+			part, n := (rest[0].at-first.at)*parts/length, 1
+			for n < len(rest) && (rest[n].at-first.at)*parts/length == part {
+				n++
+			}
+			sum := summarize(rest[:n], all)
+			points = append(points, point{
+				at: (rest[0].at + rest[n-1].at) / 2, p50: sum.p50, p99: sum.p99,
+				passed: float64(sum.answers[http.StatusOK]) / float64(sum.n),
+			})
+			rest = rest[n:]
+		}
+		sorted = sorted[end:]
 	}
 	return points
 }
