@@ -184,7 +184,7 @@ type Call struct {
 	deadline    time.Time
 	until       time.Time
 	pin         *pin     // the version of all configurations that the call sees
-	consumed    []string // fields that held a credential for us
+	consumed    []string // what held a credential for us, as in Admission
 	names       []string // the reserved fields, by index into slots
 	slots       [maxReserved]Slot
 }

@@ -61,8 +61,10 @@ type Admission struct {
 	Route       *Route       // what matched; nil changes nothing
 	Lane        string       // which version; "" changes nothing
 	Destination *Destination // where to; nil changes nothing
-	// Consumed names the request fields that held the credential. They stay
-	// visible to the handler, and [Outbound] does not let them go upstream.
+	// Consumed names what held the credential: a request field, a cookie as
+	// "cookie:NAME", or a parameter of the query as "query:NAME". It stays
+	// visible to the handler, and [Outbound] does not let it go upstream; of a
+	// query see [Call.ForwardedQuery].
 	Consumed []string
 	// Until is when the consent ends, judged on streams that live longer;
 	// zero is never. See [Revalidator].

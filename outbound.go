@@ -254,28 +254,6 @@ func TriedEndpoint(ctx context.Context, addr string) bool {
 	return slices.Contains(of.out.went, addr)
 }
 
-// withheld reports whether a field of an outbound request is the credential
-// that a call which led to it was authenticated with, in this chain or in one
-// around it. It is for us and for nobody behind us. A field of that name with
-// other values is the application's own.
-func (x *Exchange) withheld(name string, values []string) bool {
-	for p := exchangeFrom(x.ctx); p != nil; p = exchangeFrom(p.ctx) {
-		if p.consumes(name, values) {
-			return true
-		}
-	}
-	return false
-}
-
-// consumes reports whether a field is the credential that x was admitted with.
-func (x *Exchange) consumes(name string, values []string) bool {
-	if !slices.ContainsFunc(x.call.consumed, func(n string) bool { return strings.EqualFold(n, name) }) {
-		return false
-	}
-	received := x.call.header.values(name)
-	return slices.ContainsFunc(values, func(v string) bool { return slices.Contains(received, v) })
-}
-
 // CarriesIdentity reports whether a header field or metadata key belongs to
 // this library and may reach an upstream only if the library wrote it.
 func CarriesIdentity(name string) bool {
@@ -288,20 +266,32 @@ func CarriesIdentity(name string) bool {
 
 // ForeignHeader returns h, the fields of a request that does not go to the mesh,
 // without those that carry an identity and without the credential of the call
-// in ctx. It copies h only if there are any.
-func ForeignHeader(ctx context.Context, h map[string][]string) map[string][]string {
+// in ctx, and whether there were any. It copies h only then.
+func ForeignHeader(ctx context.Context, h map[string][]string) (fields map[string][]string, changed bool) {
 	x := exchangeFrom(ctx)
-	ours := func(name string, values []string) bool {
-		return CarriesIdentity(name) || x != nil && (x.consumes(name, values) || x.withheld(name, values))
-	}
 	for name, values := range h {
-		if ours(name, values) {
-			h = maps.Clone(h)
-			maps.DeleteFunc(h, ours)
-			return h
+		left := values
+		switch {
+		case CarriesIdentity(name):
+			left = nil
+		case x != nil:
+			if left = x.unconsumed(name, values); left != nil {
+				left = x.left(name, left)
+			}
+		}
+		if len(left) == len(values) && (len(left) == 0 || &left[0] == &values[0]) {
+			continue
+		}
+		if !changed {
+			h, changed = maps.Clone(h), true
+		}
+		if left == nil {
+			delete(h, name)
+		} else {
+			h[name] = left
 		}
 	}
-	return h
+	return h, changed
 }
 
 // OutgoingHeader returns the header fields to send with an outbound call: those
@@ -311,8 +301,11 @@ func (x *Exchange) OutgoingHeader() map[string][]string {
 	h := x.call.header
 	out := make(map[string][]string, len(h.fields)+1+len(x.fields))
 	for name, values := range h.fields {
-		if !CarriesIdentity(name) && !strings.EqualFold(name, RequestIDHeader) && !x.withheld(name, values) {
-			out[name] = slices.Clip(values) // whoever appends gets a copy
+		if CarriesIdentity(name) || strings.EqualFold(name, RequestIDHeader) {
+			continue
+		}
+		if left := x.left(name, values); left != nil || values == nil {
+			out[name] = slices.Clip(left) // whoever appends gets a copy
 		}
 	}
 	x.id[0] = x.call.requestID

@@ -41,7 +41,7 @@ type transport struct {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	x, d := t.out.Start(r.Context(), outboundRequest(r))
 	if x == nil {
-		if h := ForeignHeader(r.Context(), r.Header); len(h) != len(r.Header) {
+		if h, changed := ForeignHeader(r.Context(), r.Header); changed {
 			r = r.WithContext(r.Context())
 			r.Header = h
 		}

@@ -1,15 +1,19 @@
 package auth
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -28,22 +32,23 @@ type Key struct {
 	Scopes []string
 	// Expires is when it ends. Default: never.
 	Expires time.Time
+	// Metadata says more about the consumer, such as its plan. It is the claim
+	// "metadata" of the principal: Claim("metadata", name). At most 16 entries;
+	// names of 1 to 64 letters, digits, dots, hyphens and underscores; values of 1
+	// to 256 bytes of UTF-8 without control characters. Not for secrets.
+	// Default: none, and then there is no such claim.
+	Metadata map[string]string
 }
 
-// KeySet is a set of API keys. The zero KeySet is empty. It is immutable: to
-// change the keys, make another one and call [Authenticator.Update].
+// KeySet is a fixed [KeyStore]. The zero KeySet is empty. It is immutable: to
+// change the keys, make another one and call [Authenticator.Update], or use a
+// [KeyFile].
 //
 // A presented key is found by its SHA-256. What the time of the lookup could
 // tell is about the digest, and nobody can choose a digest to learn another
 // one byte by byte; known and unknown keys cost the same hash and the same
 // probe. A slow password hash is not needed, because keys are random.
-type KeySet struct{ byHash map[[sha256.Size]byte]*apiKey }
-
-// apiKey is a key, made ready.
-type apiKey struct {
-	principal *gatemesh.Principal
-	expires   time.Time
-}
+type KeySet struct{ byHash map[KeyDigest]*APIKey }
 
 const (
 	// maxSecret bounds the length of a presented key in bytes.
@@ -51,13 +56,17 @@ const (
 	hashPrefix = "sha256:"
 	// keyPrefix lets scanners find keys that were published by mistake.
 	keyPrefix = "gmk_"
+
+	maxMetadata      = 16
+	maxMetadataName  = 64
+	maxMetadataValue = 256
 )
 
 // NewKeySet returns a KeySet of keys. It reports every fault at once. An empty
 // set is valid and refuses every key.
 func NewKeySet(keys []Key) (*KeySet, error) {
 	var f faults
-	s, ids := &KeySet{make(map[[sha256.Size]byte]*apiKey, len(keys))}, make(map[string]bool, len(keys))
+	s, ids := &KeySet{make(map[KeyDigest]*APIKey, len(keys))}, make(map[string]bool, len(keys))
 	for i, k := range keys {
 		if err := s.add(k, ids); err != nil {
 			f.add("keys[%d]: %w", i, err)
@@ -70,15 +79,28 @@ func NewKeySet(keys []Key) (*KeySet, error) {
 }
 
 func (s *KeySet) add(k Key, ids map[string]bool) error {
-	var errs []error
-	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	switch {
-	case k.ID == "":
-		fault("ID is required")
-	case ids[k.ID]:
-		fault("ID %q is there twice", k.ID)
+	ready, errs := newAPIKey(k)
+	if k.ID != "" && ids[k.ID] {
+		errs = append(errs, fmt.Errorf("ID %q is there twice", k.ID))
 	}
 	ids[k.ID] = true
+	if ready != nil && s.byHash[ready.digest] != nil {
+		errs = append(errs, errors.New("Hash is there twice"))
+	}
+	if errs != nil {
+		return errors.Join(errs...)
+	}
+	s.byHash[ready.digest] = ready
+	return nil
+}
+
+// newAPIKey makes k ready, or returns every fault of it.
+func newAPIKey(k Key) (*APIKey, []error) {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if k.ID == "" {
+		fault("ID is required")
+	}
 	if k.Consumer == "" {
 		fault("Consumer is required")
 	}
@@ -87,19 +109,40 @@ func (s *KeySet) add(k Key, ids map[string]bool) error {
 			fault("Scopes: %q is not a scope", scope)
 		}
 	}
+	if len(k.Metadata) > maxMetadata {
+		fault("Metadata has more than %d entries", maxMetadata)
+	}
+	for _, name := range slices.Sorted(maps.Keys(k.Metadata)) {
+		switch v := k.Metadata[name]; {
+		case !validMetadataName(name):
+			fault("Metadata has a name that is not 1 to %d letters, digits, dots, hyphens and underscores", maxMetadataName)
+		case v == "" || len(v) > maxMetadataValue || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl):
+			fault("Metadata: the value of %q is not 1 to %d bytes of UTF-8 without control characters", name, maxMetadataValue)
+		}
+	}
 	digest, err := parseHash(k.Hash)
 	if err != nil {
 		errs = append(errs, err)
-	} else if s.byHash[digest] != nil {
-		fault("Hash is there twice")
 	}
 	if errs != nil {
-		return errors.Join(errs...)
+		return nil, errs
 	}
-	s.byHash[digest] = &apiKey{expires: k.Expires, principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
-		Consumer: k.Consumer, Scopes: slices.Clone(k.Scopes), Method: "api-key", Expires: k.Expires, Credential: k.ID,
-	})}
-	return nil
+	info := gatemesh.PrincipalInfo{
+		Consumer: k.Consumer, Scopes: k.Scopes, Method: "api-key", Expires: k.Expires, Credential: k.ID,
+	}
+	if len(k.Metadata) > 0 {
+		metadata := make(map[string]any, len(k.Metadata))
+		for name, v := range k.Metadata {
+			metadata[name] = v
+		}
+		info.Claims = map[string]any{"metadata": metadata}
+	}
+	return &APIKey{digest, gatemesh.NewPrincipal(info), k.Expires}, nil
+}
+
+func validMetadataName(s string) bool {
+	return s != "" && len(s) <= maxMetadataName &&
+		strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
 }
 
 // Len returns the number of keys.
@@ -114,10 +157,14 @@ func (s *KeySet) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "%d API keys", len(s.byHash))
 }
 
-// find returns the key with a valid secret, or nil.
-func (s *KeySet) find(secret string) *apiKey {
-	var buf [maxSecret]byte // on the stack, which a conversion would not be
-	return s.byHash[sha256.Sum256(buf[:copy(buf[:], secret)])]
+// FindKey returns the key with the digest, or nil. It is always the answer.
+func (s *KeySet) FindKey(digest KeyDigest, _ time.Time) (k *APIKey, known bool) {
+	return s.byHash[digest], true
+}
+
+// LoadKey returns what FindKey does.
+func (s *KeySet) LoadKey(_ context.Context, digest KeyDigest) (*APIKey, error) {
+	return s.byHash[digest], nil
 }
 
 // validSecret reports whether s can be a key: 1 to 512 visible ASCII bytes.
@@ -133,8 +180,7 @@ func validSecret(s string) bool {
 // HashKey returns the hash of an API key's secret for [Key.Hash]: "sha256:" and
 // 64 hexadecimal digits. The secret should be from [GenerateKey] or as random.
 func HashKey(secret string) string {
-	sum := sha256.Sum256([]byte(secret))
-	return hashPrefix + hex.EncodeToString(sum[:])
+	return KeyDigest(sha256.Sum256([]byte(secret))).String()
 }
 
 // GenerateKey returns a new secret of 256 random bits for a consumer, and its
@@ -146,7 +192,9 @@ func GenerateKey() (secret, hash string) {
 	return secret, HashKey(secret)
 }
 
-func parseHash(s string) (digest [sha256.Size]byte, err error) {
+var emptyDigest KeyDigest = sha256.Sum256(nil)
+
+func parseHash(s string) (digest KeyDigest, err error) {
 	digits, ok := strings.CutPrefix(s, hashPrefix)
 	switch {
 	case s == "":
@@ -158,9 +206,9 @@ func parseHash(s string) (digest [sha256.Size]byte, err error) {
 		return digest, errors.New("Hash is not sha256: and 64 hexadecimal digits")
 	}
 	switch digest {
-	case sha256.Sum256(nil):
+	case emptyDigest:
 		return digest, errors.New("Hash is that of the empty key")
-	case [sha256.Size]byte{}:
+	case KeyDigest{}:
 		return digest, errors.New("Hash is all zeros, which nobody has a key for")
 	}
 	return digest, nil

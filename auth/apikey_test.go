@@ -212,28 +212,49 @@ func TestLoadKeyFile(t *testing.T) {
 		"shop-1 shop " + HashKey("x") + "\n")
 	require.NoError(t, err)
 	assert.Equal(t, 2, set.Len())
-	k := set.find(secret)
+	k := set.byHash[digestOf(secret)]
 	require.NotNil(t, k)
 	assert.Equal(t, "billing-7", k.principal.Credential())
 	assert.Equal(t, "billing", k.principal.Consumer())
 	assert.Equal(t, []string{"a", "b"}, k.principal.Scopes())
 	assert.Equal(t, time.Date(2027, 1, 31, 0, 0, 0, 0, time.UTC), k.expires.UTC())
 
+	set, err = load("m m " + hash + " meta.plan=gold scopes=a meta.note=a=b=c meta.Ü=x\n")
+	assert.ErrorContains(t, err, "Metadata has a name")
+	assert.Nil(t, set)
+	set, err = load("m m " + hash + " meta.plan=gold scopes=a meta.note=a=b=c\n")
+	require.NoError(t, err)
+	got, _ := set.byHash[digestOf(secret)].principal.Claim("metadata")
+	assert.Equal(t, m{"plan": "gold", "note": "a=b=c"}, got)
+
+	for text, want := range map[string]string{
+		"": "the file is empty", "# nobody yet": ":1: the line does not end", "a b " + hash: ":1: the line does not end",
+		"a b " + hash + "\n ": ":2: the line does not end",
+	} {
+		_, err := load(text)
+		assert.ErrorContains(t, err, want)
+	}
 	set, err = load("# nobody yet\n")
 	require.NoError(t, err)
 	assert.Zero(t, set.Len())
 
 	for line, want := range map[string]string{
-		"a b":                                "an id, a consumer and a hash",
-		"a b c":                              "Hash is not",
-		"a b " + hash + " scope=x":           `unknown field "scope"`,
-		"a b " + hash + " gmk_SECRET=":       "not name=value",
-		"a b " + hash + " gmk_SECRET==":      "unknown field",
-		"a b " + hash + " SECRET":            "not name=value",
-		"a b " + hash + " scopes=":           "not name=value",
-		"a b " + hash + " scopes=a,,b":       "is not a scope",
-		"a b " + hash + " expires=soon":      "RFC 3339",
-		"a b " + hash + " scopes=a scopes=b": "scopes is there twice",
+		"a b":                                     "an id, a consumer and a hash",
+		"a b c":                                   "Hash is not",
+		"a b " + hash + " scope=x":                `unknown field "scope"`,
+		"a b " + hash + " gmk_SECRET=":            "not name=value",
+		"a b " + hash + " gmk_SECRET==":           "unknown field",
+		"a b " + hash + " SECRET":                 "not name=value",
+		"a b " + hash + " scopes=":                "not name=value",
+		"a b " + hash + " scopes=a,,b":            "is not a scope",
+		"a b " + hash + " expires=soon":           "RFC 3339",
+		"a b " + hash + " scopes=a scopes=b":      "scopes is there twice",
+		"a b " + hash + " meta.a=1 meta.a=SECRET": "a meta field is there twice",
+		"a b " + hash + " meta.=SECRET":           "Metadata has a name",
+		"a b " + hash + " meta.a=":                "not name=value",
+		"a b " + hash + " meta=SECRET":            `unknown field "meta"`,
+		"a b " + hash + " meta.a=\x00SECRET":      `value of "a"`,
+		"a b " + hash + " meta.gmk_SECRET!=x":     "Metadata has a name",
 		"a b " + hash + " expires=2027-01-31T00:00:00Z expires=2027-01-31T00:00:00Z": "expires is there twice",
 	} {
 		_, err := load("# first\n" + line + "\na b\n")

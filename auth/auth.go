@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -14,9 +13,10 @@ import (
 // It gives [gatemesh.FactPrincipal]. Calls without a credential are refused.
 // Make one with [New]; it is safe for concurrent use.
 //
-// Fails closed: when an issuer's keys or its introspection cannot be had, its
-// tokens are refused with 401 (see [Config.UnavailableStatus]); API keys, tokens
-// with known keys and those that are remembered do not depend on anybody.
+// Fails closed: when an issuer's keys, its introspection or a [KeyStore] cannot be
+// had, credentials are refused with 401 (see [Config.UnavailableStatus]); API keys
+// in memory, tokens with known keys and those that are remembered do not depend
+// on anybody.
 type Authenticator struct {
 	state    gatemesh.Live[state]
 	observer gatemesh.Observer
@@ -26,16 +26,15 @@ var _ gatemesh.CachedGate = (*Authenticator)(nil)
 
 // state is one configuration, made ready. It is immutable; a call uses one.
 type state struct {
-	cfg      Config
-	issuers  []*issuer
-	opaque   *opaque // or nil
-	flights  flights
-	cache    *cache
-	deny     denials
-	http     fieldNames
-	grpc     fieldNames
-	tokenIn  []string // Admission.Consumed
-	apiKeyIn []string
+	cfg                                      Config
+	issuers                                  []*issuer
+	opaque                                   *opaque // or nil
+	flights                                  flights
+	cache                                    *cache
+	deny                                     denials
+	http                                     fieldNames
+	grpc                                     fieldNames
+	tokenIn, cookieIn, parameterIn, apiKeyIn []string // Admission.Consumed
 }
 
 // New returns an Authenticator for cfg. It reports every invalid field at once.
@@ -66,6 +65,7 @@ func newState(cfg Config, old *state) (*state, error) {
 	s := &state{
 		cfg: cfg, deny: newDenials(&cfg),
 		tokenIn: []string{"Authorization"}, apiKeyIn: []string{cfg.APIKeyHeader},
+		cookieIn: []string{"cookie:" + cfg.TokenCookie}, parameterIn: []string{"query:" + cfg.TokenParameter},
 	}
 	s.http, s.grpc = newFieldNames(&cfg)
 	for i := range cfg.Issuers {
@@ -114,34 +114,37 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 
 // Admit returns the principal of the call's credential. It waits only for the
 // key set of a token whose key is not known, for at most the source's timeout,
-// and for what [Opaque] says of a token, for at most its Timeout. Calls with the
-// same token wait together.
+// for what [Opaque] says of a token, for at most its Timeout, or for a [KeyStore]
+// that does not know from memory. Calls with the same token wait together.
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
 	if err != nil || adm.Principal != nil {
 		return adm, err
 	}
-	v, d := s.verify(ctx, cred, now)
+	if cred.apiKey {
+		return s.loadAPIKey(ctx, cred.value)
+	}
+	v, d := s.verify(ctx, cred.value, now)
 	if d == nil {
 		d = s.checkRevoked(v, time.Now())
 	}
 	if d != nil {
 		return gatemesh.Admission{}, d
 	}
-	return s.admitToken(v), nil
+	return s.admitToken(v, cred.in), nil
 }
 
 // AdmitCached decides like Admit about everything but tokens that were not
-// verified lately.
+// verified lately, and API keys that only [KeyStore.LoadKey] can tell.
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
 	s := a.state.For(c)
-	adm, raw, err := s.fromMemory(c, time.Now())
+	adm, cred, err := s.fromMemory(c, time.Now())
 	if err != nil || adm.Principal != nil {
 		return adm, err == nil, err
 	}
-	switch {
-	case wellFormed(raw), s.opaque != nil && isB64Token(raw):
+	switch raw := cred.value; {
+	case cred.apiKey, wellFormed(raw), s.opaque != nil && isB64Token(raw):
 	case s.opaque != nil:
 		return gatemesh.Admission{}, false, s.deny.malformed.WithCause(errB64Token)
 	default:
@@ -151,41 +154,35 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 }
 
 // fromMemory decides what can be decided without a signature. If it returns
-// neither a principal nor an error, raw is a token to verify.
-func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, raw string, err error) {
+// neither a principal nor an error, cred is a token to verify, or an API key to
+// ask the store for.
+func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, cred credential, err error) {
 	names := &s.http
 	if c.Protocol() == gatemesh.GRPC {
 		names = &s.grpc
 	}
 	cred, d := s.credential(c, names)
 	if d != nil {
-		return adm, "", d
+		return adm, cred, d
 	}
 	if cred.apiKey {
-		k, d := s.checkAPIKey(cred.value, now)
-		if d == nil {
-			d = s.checkKeyRevoked(k.principal, now)
-		}
+		adm, d := s.findAPIKey(cred.value, now)
 		if d != nil {
-			return adm, "", d
+			return adm, cred, d
 		}
-		adm = gatemesh.Admission{Principal: k.principal, Consumed: s.apiKeyIn}
-		if !s.cfg.DisableStreamExpiry {
-			adm.Until = k.expires
-		}
-		return adm, "", nil
+		return adm, cred, nil
 	}
 	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
 		if d := s.checkRevoked(v, now); d != nil {
-			return adm, "", d
+			return adm, cred, d
 		}
-		return s.admitToken(v), "", nil
+		return s.admitToken(v, cred.in), cred, nil
 	}
-	return adm, cred.value, nil
+	return adm, cred, nil
 }
 
-func (s *state) admitToken(v *verified) gatemesh.Admission {
-	adm := gatemesh.Admission{Principal: v.principal, Consumed: s.tokenIn}
+func (s *state) admitToken(v *verified, in []string) gatemesh.Admission {
+	adm := gatemesh.Admission{Principal: v.principal, Consumed: in}
 	if !s.cfg.DisableStreamExpiry {
 		adm.Until = v.until
 	}
@@ -214,23 +211,4 @@ func (s *state) holds(v *verified, now time.Time) bool {
 	}
 	v.keys.Store(keys)
 	return true
-}
-
-func (s *state) checkAPIKey(value string, now time.Time) (*apiKey, *gatemesh.Denial) {
-	if !validSecret(value) {
-		return nil, s.deny.apiKeyMalformed
-	}
-	k := s.cfg.APIKeys.find(value)
-	switch {
-	case k == nil:
-		return nil, s.deny.apiKeyUnknown
-	case !k.expires.IsZero() && !now.Before(k.expires):
-		return nil, s.deny.apiKeyExpired.WithCause(errors.New("key id " + k.principal.Credential()))
-	}
-	for _, scope := range s.cfg.APIKeyScopes {
-		if !k.principal.HasScope(scope) {
-			return nil, s.deny.apiKeyScope.WithCause(errors.New("key id " + k.principal.Credential() + " lacks " + scope))
-		}
-	}
-	return k, nil
 }

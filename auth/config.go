@@ -3,8 +3,8 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -22,9 +22,20 @@ type Config struct {
 	// Opaque says how other bearer tokens are verified. Default: they are
 	// refused.
 	Opaque *Opaque
-	// APIKeys are the accepted API keys. Default: none, and then APIKeyHeader
-	// is not looked at.
-	APIKeys *KeySet
+	// TokenCookie is the cookie that may carry a bearer token in place of the
+	// Authorization field. Browsers send cookies by themselves, so whoever
+	// accepts one has to refuse requests that other sites make, such as with
+	// [http.CrossOriginProtection]. Default: none.
+	TokenCookie string
+	// TokenParameter is the parameter of the query that may carry one, such as
+	// "access_token" (RFC 6750 §2.3). URLs are written to logs and histories on
+	// the way here. Default: none.
+	TokenParameter string
+	// APIKeys are the accepted API keys: a [*KeySet], a [*KeyFile] or a store of
+	// your own, which the caller closes after the Authenticator's last use.
+	// Default: none, and then APIKeyHeader is not looked at. A nil pointer is an
+	// error.
+	APIKeys KeyStore
 	// APIKeyHeader is the field that carries an API key. Default: "X-Api-Key".
 	APIKeyHeader string
 	// APIKeyScopes are scopes that every API key must carry; a key without one
@@ -86,6 +97,13 @@ type Issuer struct {
 	// RequiredScopes are scopes that every token must carry; a token without
 	// one of them is refused with 403. nil is none; an empty list is an error.
 	RequiredScopes []string
+	// RequiredClaims are top-level claims that every token must have, with these
+	// strings as values, byte for byte: such as token_use "access" of Amazon
+	// Cognito, or azp and typ "Bearer" of Keycloak, whose ID tokens and access
+	// tokens differ in nothing else. A token without is refused with 401. Claims
+	// that have a field of their own here, or that are times, cannot be among
+	// them. nil is none; an empty map is an error.
+	RequiredClaims map[string]string
 	// TokenTypes lists the accepted typ header values, in any case and with or
 	// without "application/" (RFC 7515 §4.1.9). "" stands for a token without
 	// typ. Default: "JWT", "at+jwt" (RFC 9068) and "".
@@ -135,6 +153,7 @@ func (cfg Config) withDefaults() Config {
 		is.Audience = slices.Clone(is.Audience)
 		is.Algorithms = slices.Clone(is.Algorithms)
 		is.RequiredScopes = slices.Clone(is.RequiredScopes)
+		is.RequiredClaims = maps.Clone(is.RequiredClaims)
 		types := is.TokenTypes
 		if types == nil {
 			types = []string{"JWT", "at+jwt", ""}
@@ -149,15 +168,6 @@ func (cfg Config) withDefaults() Config {
 
 // bearer reports whether bearer tokens are looked at.
 func (cfg *Config) bearer() bool { return len(cfg.Issuers) > 0 || cfg.Opaque != nil }
-
-// isNil reports whether v holds a nil pointer or function.
-func isNil(v any) bool {
-	switch r := reflect.ValueOf(v); r.Kind() {
-	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Interface:
-		return r.IsNil()
-	}
-	return false
-}
 
 // faults collects what is wrong with a configuration.
 type faults []error
@@ -184,8 +194,19 @@ func (cfg *Config) validate() error {
 			f.add("Config.Opaque.Issuer %q is one of Issuers, too", cfg.Opaque.Issuer)
 		}
 	}
+	if cfg.APIKeys != nil && isNil(cfg.APIKeys) {
+		f.add("Config.APIKeys is a nil %T; for none, leave the field nil", cfg.APIKeys)
+	}
 	if !isToken(cfg.APIKeyHeader) || strings.EqualFold(cfg.APIKeyHeader, "Authorization") || gatemesh.CarriesIdentity(cfg.APIKeyHeader) {
 		f.add("Config.APIKeyHeader %q is not the name of a header field for API keys", cfg.APIKeyHeader)
+	}
+	for field, name := range map[string]string{"TokenCookie": cfg.TokenCookie, "TokenParameter": cfg.TokenParameter} {
+		if name != "" && !isToken(name) {
+			f.add("Config.%s %q is not a name for one", field, name)
+		}
+		if name != "" && !cfg.bearer() {
+			f.add("Config.%s has a meaning only with Issuers or Opaque", field)
+		}
 	}
 	checkScopes(&f, "Config.APIKeyScopes", cfg.APIKeyScopes)
 	checkRange(&f, "Config.MaxTokenLength", cfg.MaxTokenLength, 1, maxTokenLength)
@@ -215,6 +236,17 @@ func (is *Issuer) validate(f *faults, at string) {
 	}
 	checkRange(f, at+".Leeway", is.Leeway, 0, maxLeeway)
 	checkScopes(f, at+".RequiredScopes", is.RequiredScopes)
+	if is.RequiredClaims != nil && len(is.RequiredClaims) == 0 {
+		f.add("%s.RequiredClaims is empty; leave it nil to require none", at)
+	}
+	for _, name := range slices.Sorted(maps.Keys(is.RequiredClaims)) {
+		switch {
+		case name == "" || is.RequiredClaims[name] == "":
+			f.add("%s.RequiredClaims[%q] needs a name and a value", at, name)
+		case name == is.AudienceClaim || slices.Contains([]string{"iss", "aud", "exp", "nbf", "iat", "scope", "scp"}, name):
+			f.add("%s.RequiredClaims[%q] has rules of its own", at, name)
+		}
+	}
 	if len(is.TokenTypes) == 0 {
 		f.add("%s.TokenTypes is empty; leave it nil for the default", at)
 	}

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"net/url"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -24,34 +25,49 @@ func newFieldNames(cfg *Config) (http, grpc fieldNames) {
 type credential struct {
 	value  string
 	apiKey bool
+	in     []string // Admission.Consumed
 }
 
 // credential returns the one credential of the call.
 func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *gatemesh.Denial) {
 	h := c.Header()
-	tokens, keys := 0, 0
+	var tokens, keys int
+	var cookies, params []string
 	if names.authorization != "" {
 		tokens = h.Count(names.authorization)
 	}
 	if names.apiKey != "" {
 		keys = h.Count(names.apiKey)
 	}
-	switch {
-	case tokens+keys == 0:
+	if s.cfg.TokenCookie != "" {
+		cookies = c.CookieValues(s.cfg.TokenCookie)
+	}
+	if s.cfg.TokenParameter != "" {
+		params = c.QueryValues(s.cfg.TokenParameter)
+	}
+	var token string
+	ok, in := true, s.tokenIn
+	switch n := tokens + keys + len(cookies) + len(params); {
+	case n == 0:
 		return credential{}, s.deny.missing
-	case tokens+keys > 1, hasCredential(c.RawQuery(), names.apiKey):
+	case n > 1, hasCredential(c.RawQuery(), names.apiKey, s.cfg.TokenParameter):
 		return credential{}, s.deny.ambiguous
 	case keys == 1:
-		return credential{h.Get(names.apiKey), true}, nil
+		return credential{h.Get(names.apiKey), true, s.apiKeyIn}, nil
+	case tokens == 1:
+		token, ok = bearer(h.Get(names.authorization))
+	case len(cookies) == 1:
+		token, in = cookies[0], s.cookieIn
+	default:
+		token, in = params[0], s.parameterIn
 	}
-	token, ok := bearer(h.Get(names.authorization))
 	switch {
 	case !ok:
 		return credential{}, s.deny.scheme
 	case len(token) > s.cfg.MaxTokenLength:
 		return credential{}, s.deny.tooLong
 	}
-	return credential{value: token}, nil
+	return credential{value: token, in: in}, nil
 }
 
 // bearer returns what follows the scheme Bearer, in any case, and one space
@@ -66,12 +82,18 @@ func bearer(value string) (token string, ok bool) {
 
 // hasCredential reports whether a query has a parameter that names a
 // credential: access_token (RFC 6750 §2.3), or the field of the API key.
-func hasCredential(query, apiKey string) bool {
+// The parameter expected is where one is looked for; it counts if it cannot be
+// read.
+func hasCredential(query, apiKey, expected string) bool {
 	for query != "" {
 		var pair string
 		pair, query, _ = strings.Cut(query, "&")
-		name, _, _ := strings.Cut(pair, "=")
-		if named(name, "access_token") || apiKey != "" && named(name, apiKey) {
+		name, value, _ := strings.Cut(pair, "=")
+		if !named(name, "access_token") && (apiKey == "" || !named(name, apiKey)) && (expected == "" || !named(name, expected)) {
+			continue
+		}
+		n, err := url.QueryUnescape(name)
+		if _, err2 := url.QueryUnescape(value); err != nil || err2 != nil || expected == "" || n != expected {
 			return true
 		}
 	}

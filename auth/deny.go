@@ -21,6 +21,7 @@ type denials struct {
 	unavailable                *gatemesh.Denial
 
 	apiKeyMalformed, apiKeyUnknown, apiKeyExpired, apiKeyRevoked, apiKeyScope *gatemesh.Denial
+	apiKeyAway, claim                                                         *gatemesh.Denial
 }
 
 func newDenials(cfg *Config) denials {
@@ -59,11 +60,13 @@ func newDenials(cfg *Config) denials {
 		audience:   invalid("token_audience", "The token is for somebody else."),
 		signature:  invalid("token_signature", "The signature of the token is wrong."),
 		keyUnknown: plain("token_key_unknown", "The signing key of the token is not known."),
+		claim:      invalid("token_claim", "The token lacks a required claim."),
 
 		apiKeyMalformed: plain("key_malformed", "The API key is malformed."),
 		apiKeyUnknown:   plain("key_unknown", "The API key is not known."),
 		apiKeyExpired:   plain("key_expired", "The API key has expired."),
 		apiKeyRevoked:   plain("key_revoked", "The API key has been revoked."),
+		apiKeyAway:      plain("key_unavailable", "The API key cannot be checked now."),
 		apiKeyScope:     gatemesh.Deny(gatemesh.PermissionDenied, "scope_missing", "The API key lacks a required scope."),
 	}
 }

@@ -28,6 +28,12 @@
 // function of the application. What is said of them is judged like the claims of
 // a JWT.
 //
+// # Where keys are
+//
+// [JWKSConfig.URL] names the key set itself, and [JWKSConfig.Discovery] the
+// issuer, whose metadata names it. The latter follows an issuer that moves its
+// keys, and trusts the metadata with where they are.
+//
 // # When the issuer is away
 //
 // Keys are fetched in the background. If that fails, the last good set is used
@@ -51,7 +57,7 @@
 // # When the configuration changes
 //
 // [Authenticator.Update] and [JWKS.Update] replace a configuration while calls
-// are judged. A key set that moves to another URL or File is read there at once;
+// are judged. A key set that moves to another URL, Discovery or File is read there at once;
 // the keys of the old place go when that has succeeded, and not before. Who has
 // to be rid of them at once makes a new JWKS, gives it to Authenticator.Update
 // and closes the old one: tokens are then refused until its keys are there.

@@ -23,6 +23,13 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("status is %d", e.status) }
 
+// document is what a fetch has found.
+type document struct {
+	keys *Keys
+	bad  []error // why others of its keys cannot be used
+	from string  // where a discovered key set is, without what may be secret
+}
+
 // httpClient returns c, or a client of our own that keeps so many connections,
 // which does not follow redirects, and what to do when it is done for good.
 func httpClient(c *http.Client, conns int) (client http.Client, idle func()) {
@@ -50,38 +57,60 @@ func withoutURL(err error) error {
 	return err
 }
 
-// httpGet returns how to fetch a document, and what to do when it is done for good.
-func httpGet(cfg JWKSConfig) (load func(context.Context) ([]byte, error), idle func()) {
-	client, idle := httpClient(cfg.Client, 1)
-	return func(ctx context.Context) ([]byte, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.URL, nil)
+// httpGet fetches a document of at most limit bytes. Its errors do not tell
+// the URL, whose query may be secret.
+func httpGet(ctx context.Context, client *http.Client, from string, limit int64) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return nil, errors.New("URL is invalid")
+	}
+	req.Header.Set("Accept", "application/jwk-set+json, application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	defer func() { _ = resp.Body.Close() }() // the document is read or given up
+	if resp.StatusCode != http.StatusOK {
+		return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	}
+	return readAll(resp.Body, limit)
+}
+
+// loader returns how to fetch the keys of cfg, which is valid, and what to do
+// when that is done for good.
+func (cfg JWKSConfig) loader() (load func(context.Context) (document, error), idle func()) {
+	var read func(context.Context) ([]byte, error)
+	if cfg.File != "" {
+		read, idle = func(context.Context) ([]byte, error) { return readFile(cfg.File, cfg.MaxBody) }, func() {}
+	} else {
+		var client http.Client
+		client, idle = httpClient(cfg.Client, 2)
+		if cfg.Discovery != "" {
+			issuer, _ := absoluteURL(cfg.Discovery) // valid
+			d := &discovery{cfg: cfg, issuer: issuer, client: &client}
+			return d.load, idle
+		}
+		read = func(ctx context.Context) ([]byte, error) { return httpGet(ctx, &client, cfg.URL, cfg.MaxBody) }
+	}
+	return func(ctx context.Context) (doc document, err error) {
+		data, err := read(ctx)
 		if err != nil {
-			return nil, errors.New("URL is invalid")
+			return doc, err
 		}
-		req.Header.Set("Accept", "application/jwk-set+json, application/json")
-		resp, err := client.Do(req)
-		if err != nil {
-			return nil, withoutURL(err)
-		}
-		defer func() { _ = resp.Body.Close() }() // the document is read or given up
-		if resp.StatusCode != http.StatusOK {
-			return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
-		}
-		return readAll(resp.Body, cfg.MaxBody)
+		doc.keys, doc.bad, err = parseJWKS(data, false)
+		return doc, err
 	}, idle
 }
 
-// readFile returns how to read a document. The path is followed anew each
-// time, through the symbolic links that Kubernetes swaps.
-func readFile(path string, limit int64) func(context.Context) ([]byte, error) {
-	return func(context.Context) ([]byte, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }() // only read
-		return readAll(f, limit)
+// readFile reads a document. The path is followed anew each time, through the
+// symbolic links that Kubernetes swaps.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { _ = f.Close() }() // only read
+	return readAll(f, limit)
 }
 
 func readAll(r io.Reader, limit int64) ([]byte, error) {

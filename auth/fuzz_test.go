@@ -142,6 +142,8 @@ func FuzzKeyFile(f *testing.F) {
 	f.Add("a b " + HashKey("x") + " scopes=a,b expires=2027-01-31T00:00:00Z\n# c\n")
 	f.Add("a b\nc")
 	f.Add("a b sha256:" + strings.Repeat("0", 64))
+	f.Add("a b " + HashKey("x") + " meta.plan=gold meta.x=y=z\n")
+	f.Add("a b " + HashKey("x") + "\nc d " + HashKey("y") + " expires=2027-01-31T00:00:00Z")
 	f.Fuzz(func(t *testing.T, text string) {
 		set, err := parseKeyFile("f", text)
 		if err != nil {
@@ -152,7 +154,29 @@ func FuzzKeyFile(f *testing.F) {
 			require.NotEmpty(t, k.principal.Consumer())
 			require.NotEmpty(t, k.principal.Credential())
 		}
-		require.Nil(t, set.byHash[[32]byte{}])
+		require.Nil(t, set.byHash[KeyDigest{}])
+		require.Equal(t, "\n", text[len(text)-1:])
+		// What begins with it, whole lines or not, is no key more and none wider.
+		for n := range strings.SplitSeq(text, "\n") {
+			part, err := parseKeyFile("f", text[:strings.Index(text, n)+len(n)/2])
+			if err != nil {
+				continue
+			}
+			for digest, k := range part.byHash {
+				require.Equal(t, set.byHash[digest], k)
+			}
+		}
+		for digest, k := range set.byHash {
+			require.Equal(t, digest, k.digest)
+			got, there := k.principal.Claim("metadata")
+			metadata, _ := got.(map[string]any)
+			require.Equal(t, there, len(metadata) > 0)
+			require.LessOrEqual(t, len(metadata), maxMetadata)
+			for name, v := range metadata {
+				require.Contains(t, text, metaPrefix+name+"="+v.(string))
+				require.LessOrEqual(t, len(name)+len(v.(string)), maxMetadataName+maxMetadataValue)
+			}
+		}
 	})
 }
 

@@ -58,7 +58,7 @@ func NewIntrospection(cfg IntrospectionConfig) (*Introspection, error) {
 		cfg.MaxBody = 256 << 10
 	}
 	var f faults
-	checkURL(&f, "IntrospectionConfig", cfg.URL, cfg.InsecureHTTP)
+	checkURL(&f, "IntrospectionConfig.URL", cfg.URL, cfg.InsecureHTTP)
 	switch {
 	case (cfg.ClientID == "") != (cfg.ClientSecret == ""):
 		f.add("IntrospectionConfig needs ClientID and ClientSecret together")

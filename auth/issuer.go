@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -30,7 +31,8 @@ func (is *issuer) same(o *issuer) bool {
 	a, b := &is.cfg, &o.cfg
 	return a.Issuer == b.Issuer && slices.Equal(a.Audience, b.Audience) && a.AudienceClaim == b.AudienceClaim &&
 		slices.Equal(a.Algorithms, b.Algorithms) && sameSource(a.Keys, b.Keys) && a.Leeway == b.Leeway &&
-		slices.Equal(a.RequiredScopes, b.RequiredScopes) && slices.Equal(a.TokenTypes, b.TokenTypes) && is.realm == o.realm
+		slices.Equal(a.RequiredScopes, b.RequiredScopes) && maps.Equal(a.RequiredClaims, b.RequiredClaims) &&
+		slices.Equal(a.TokenTypes, b.TokenTypes) && is.realm == o.realm
 }
 
 // sameSource compares sources, of which foreign ones may not be comparable.
@@ -178,6 +180,11 @@ func (s *state) checkClaims(is *issuer, t *token, now time.Time) (claims, *gatem
 	}
 	if !is.isFor(c.audience) {
 		return c, s.deny.audience
+	}
+	for name, want := range is.cfg.RequiredClaims {
+		if got, ok := t.payload[name].(string); !ok || got != want {
+			return c, s.deny.claim.WithCause(errors.New("lacks the required " + name))
+		}
 	}
 	return c, nil
 }

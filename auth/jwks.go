@@ -41,6 +41,7 @@ type JWKS struct {
 	// Of the fetching goroutine alone.
 	place   place  // that the last good fetch, or New, read
 	badKeys string // in it
+	from    string // where its keys were discovered, without what may be secret
 }
 
 // jwksVersion is one version of the configuration, made ready. It is immutable.
@@ -51,7 +52,7 @@ type jwksVersion struct {
 
 	// Versions that fetch alike share what follows. The context ends with the
 	// last of them, and with it a fetch under way.
-	load   func(context.Context) ([]byte, error)
+	load   func(context.Context) (document, error)
 	idle   func() // closes connections of our own
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -102,17 +103,11 @@ func newJWKSVersion(cfg JWKSConfig) (*jwksVersion, error) {
 		return nil, err
 	}
 	v := &jwksVersion{cfg: cfg, name: name}
-	if cfg.File == "" {
-		v.load, v.idle = httpGet(cfg)
-		return v, nil
-	}
-	v.load, v.idle = readFile(cfg.File, cfg.MaxBody), func() {}
-	data, err := v.load(context.Background())
-	if err == nil {
-		_, _, err = parseJWKS(data, false)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("auth: JWKSConfig.File: %w", err)
+	v.load, v.idle = cfg.loader()
+	if cfg.File != "" {
+		if _, err := v.load(context.Background()); err != nil {
+			return nil, fmt.Errorf("auth: JWKSConfig.File: %w", err)
+		}
 	}
 	return v, nil
 }
@@ -140,9 +135,9 @@ func (v *jwksVersion) complete(ctx context.Context, old *jwksVersion) (err error
 }
 
 // place is where keys come from. It may be secret.
-type place struct{ url, file string }
+type place struct{ url, file, discovery string }
 
-func (v *jwksVersion) place() place { return place{v.cfg.URL, v.cfg.File} }
+func (v *jwksVersion) place() place { return place{v.cfg.URL, v.cfg.File, v.cfg.Discovery} }
 
 // again is in how long after a fetch to make the next one.
 func (v *jwksVersion) again(failed bool) time.Duration {
@@ -158,7 +153,7 @@ func earlier(d time.Duration) time.Duration { return d - rand.N(d/10) }
 // Update replaces the configuration, all of it at once. If cfg is invalid, its
 // File cannot be used, or the JWKS is closed, the old one stays.
 //
-// Another URL or File is read at once, whatever the Cooldown, and with a breaker
+// Another URL, Discovery or File is read at once, whatever the Cooldown, and with a breaker
 // that has not failed yet. Tokens with keys that we do not have wait for that
 // fetch, those that waited for one from the old place included. The keys of the
 // old place go as soon as the new one was read; until then they stay, up to
@@ -167,8 +162,8 @@ func earlier(d time.Duration) time.Duration { return d - rand.N(d/10) }
 // be trusted any more, make a new JWKS and give it to [Authenticator.Update].
 //
 // Nothing that a fetch finds is used after an Update that changes what it was
-// made with: the place, Client, FetchTimeout, MaxBody or Cooldown. It begins
-// anew. An Update that changes none of them does not disturb it.
+// made with: the place, Client, FetchTimeout, MaxBody or Cooldown; or, with
+// Discovery, InsecureHTTP or RefreshInterval. It begins anew. An Update that changes none of them does not disturb it.
 func (j *JWKS) Update(cfg JWKSConfig) error {
 	if j.version.Load() == nil {
 		return errJWKSUnset
@@ -308,11 +303,9 @@ func (j *JWKS) fetch(v *jwksVersion) {
 	defer permit.Close()
 	ctx, cancel := context.WithTimeout(v.ctx, v.cfg.FetchTimeout)
 	defer cancel()
-	data, err := v.load(ctx)
-	var found *Keys
-	var bad []error
-	if err == nil {
-		found, bad, err = parseJWKS(data, false)
+	doc, err := v.load(ctx)
+	if err != nil {
+		doc.keys = nil
 	}
 	switch {
 	case v.ctx.Err() != nil: // closed or replaced, which says nothing of the place
@@ -328,8 +321,8 @@ func (j *JWKS) fetch(v *jwksVersion) {
 		}
 		permit.Failure(after)
 	}
-	if recovered, ok := j.end(v, found); ok {
-		j.report(v, err, errors.Join(bad...), recovered)
+	if recovered, ok := j.end(v, doc.keys); ok {
+		j.report(v, doc, err, recovered)
 	}
 }
 
@@ -354,8 +347,8 @@ func (j *JWKS) end(v *jwksVersion, found *Keys) (recovered, ok bool) {
 }
 
 // report tells the Observer what has changed since the last fetch.
-func (j *JWKS) report(v *jwksVersion, err, bad error, recovered bool) {
-	moved := v.place() != j.place
+func (j *JWKS) report(v *jwksVersion, doc document, err error, recovered bool) {
+	moved, bad := v.place() != j.place, errors.Join(doc.bad...)
 	e := gatemesh.Event{Layer: "auth"}
 	if err != nil {
 		e.Kind, e.Err, e.Message = gatemesh.EventFault, err, "key set "+v.name+" cannot be fetched"
@@ -370,12 +363,14 @@ func (j *JWKS) report(v *jwksVersion, err, bad error, recovered bool) {
 		switch {
 		case bad != nil && (moved || badKeys != j.badKeys):
 			e.Kind, e.Err, e.Message = gatemesh.EventFault, bad, "key set "+v.name+" has keys that cannot be used"
+		case j.from != "" && doc.from != j.from && !moved:
+			e.Kind, e.Message = gatemesh.EventNotice, fmt.Sprintf("key set %s is read from %q now, as its issuer says", v.name, cut(doc.from))
 		case moved:
 			e.Kind, e.Message = gatemesh.EventNotice, "key set "+v.name+" is in use"
 		case recovered:
 			e.Kind, e.Message = gatemesh.EventNotice, "key set "+v.name+" can be fetched again"
 		}
-		j.place, j.badKeys = v.place(), badKeys
+		j.place, j.badKeys, j.from = v.place(), badKeys, doc.from
 	}
 	if o := j.version.Load().cfg.Observer; e.Kind != 0 && o != nil {
 		o.Observe(j.ctx, e)

@@ -6,21 +6,45 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// JWKSConfig configures a [JWKS]. The zero JWKSConfig is invalid: one of URL
-// and File is required. All of it can be changed with [JWKS.Update].
+// JWKSConfig configures a [JWKS]. The zero JWKSConfig is invalid: exactly
+// one of URL, Discovery and File is required. All of it can be changed with [JWKS.Update].
 type JWKSConfig struct {
 	// URL is where the issuer publishes its keys, with https. Redirects are
 	// not followed: the keys would be somebody else's.
 	URL string
+	// Discovery is an issuer's URL, with https and without query and fragment.
+	// The keys are where its metadata says (OpenID Connect Discovery 1.0 §4, RFC
+	// 8414 §3): that is read from Discovery + "/.well-known/openid-configuration"
+	// and, if there is none (404), from the same host's
+	// "/.well-known/oauth-authorization-server" + the path of Discovery. A slash
+	// at the end of Discovery is left out there.
+	//
+	// The issuer in the metadata must equal Discovery byte for byte, and its
+	// jwks_uri must be absolute and https; InsecureHTTP and this host are excepted
+	// as for URL. The jwks_uri may be on another host, as Google's is, and
+	// whoever can write the metadata chooses it. If the issuer's own host is not
+	// an inner one, that must not be one either: localhost, an address that is
+	// loopback, unspecified, link-local, private (RFC 1918, 4193, 6598) or
+	// multicast, or a number in another spelling. Names are not resolved for
+	// that: what they may resolve to is for the network, or for Client, to bound.
+	//
+	// Metadata and keys are one fetch: one FetchTimeout, Cooldown and breaker, and
+	// MaxBody for each; no redirect is followed for either. Fetches on the
+	// schedule, the first one, and one after a failure read the metadata; those
+	// for unknown key ids in between read the keys alone, so a new jwks_uri is in
+	// use within two RefreshIntervals. If one of the two documents cannot be had
+	// or used, the fetch has failed, and the last good keys stay up to MaxStale.
+	Discovery string
 	// File is read instead of URL. It must be readable and valid from the
 	// start, while an endpoint may still be down.
 	File string
-	// InsecureHTTP allows a URL with http to other hosts than this one.
+	// InsecureHTTP allows a URL, Discovery or jwks_uri with http to other hosts than this one.
 	// Whoever is on the way can then put in keys of his own.
 	InsecureHTTP bool
 	// Client makes the requests. Its CheckRedirect is not used. Default: a
@@ -76,7 +100,8 @@ func (cfg JWKSConfig) withDefaults() JWKSConfig {
 // fetchesLike reports whether a fetch with o, and what follows from its end, is
 // one with cfg, too.
 func (cfg *JWKSConfig) fetchesLike(o *JWKSConfig) bool {
-	return cfg.URL == o.URL && cfg.File == o.File && cfg.FetchTimeout == o.FetchTimeout && cfg.Cooldown == o.Cooldown &&
+	return cfg.URL == o.URL && cfg.File == o.File && cfg.Discovery == o.Discovery &&
+		(cfg.Discovery == "" || cfg.RefreshInterval == o.RefreshInterval && cfg.InsecureHTTP == o.InsecureHTTP) && cfg.FetchTimeout == o.FetchTimeout && cfg.Cooldown == o.Cooldown &&
 		cfg.MaxBody == o.MaxBody && sameClient(cfg.Client, o.Client)
 }
 
@@ -99,14 +124,28 @@ func sameValue(a, b any) bool {
 // validate returns how to name the source in events, without what may be secret.
 func (cfg *JWKSConfig) validate() (name string, err error) {
 	var f faults
-	switch {
-	case (cfg.URL == "") == (cfg.File == ""):
-		f.add("JWKSConfig needs either URL or File")
-	case cfg.File != "":
+	places := 0
+	for _, p := range []string{cfg.URL, cfg.Discovery, cfg.File} {
+		if p != "" {
+			places++
+		}
+	}
+	if places != 1 {
+		f.add("JWKSConfig needs exactly one of URL, Discovery and File")
+	}
+	if cfg.File != "" {
 		name = cfg.File
-	default:
-		checkURL(&f, "JWKSConfig", cfg.URL, cfg.InsecureHTTP)
-		name = bareURL(cfg.URL)
+	}
+	for _, p := range []struct{ field, value string }{{"URL", cfg.URL}, {"Discovery", cfg.Discovery}} {
+		if p.value == "" {
+			continue
+		}
+		checkURL(&f, "JWKSConfig."+p.field, p.value, cfg.InsecureHTTP)
+		u, err := url.Parse(p.value)
+		if p.field == "Discovery" && err == nil && u.Host != "" && (u.Hostname() == "" || u.User != nil || strings.ContainsAny(p.value, "?#")) {
+			f.add("JWKSConfig.Discovery is not an issuer's URL, which has neither user nor query nor fragment")
+		}
+		name = bareURL(p.value)
 	}
 	checkRange(&f, "JWKSConfig.RefreshInterval", cfg.RefreshInterval, time.Second, 24*time.Hour)
 	checkRange(&f, "JWKSConfig.FetchTimeout", cfg.FetchTimeout, time.Millisecond, time.Minute)
@@ -120,13 +159,13 @@ func (cfg *JWKSConfig) validate() (name string, err error) {
 
 // checkURL reports what is wrong with the URL of an endpoint that we have to
 // believe.
-func checkURL(f *faults, config, raw string, insecure bool) {
+func checkURL(f *faults, field, raw string, insecure bool) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		f.add("%s.URL is not an absolute https URL", config)
+		f.add("%s is not an absolute https URL", field)
 	case u.Scheme == "http" && !insecure && !isLoopback(u.Hostname()):
-		f.add("%s.URL is not https; InsecureHTTP would allow it", config)
+		f.add("%s is not https; InsecureHTTP would allow it", field)
 	}
 }
 

@@ -1,27 +1,50 @@
 package auth
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+const (
+	// maxKeyFile bounds a key file in bytes, and maxKeyFaults what is said about it.
+	maxKeyFile   = 64 << 20
+	maxKeyFaults = 64
+	metaPrefix   = "meta."
+)
+
+var (
+	errKeyFileUnset  = errors.New("auth: the KeyFile was not made by NewKeyFile")
+	errKeyFileClosed = errors.New("auth: the KeyFile is closed")
 )
 
 // LoadKeyFile reads a KeySet from a file with one key a line:
 //
-//	# id       consumer   hash             what it may do           when it ends
-//	billing-7  billing    sha256:9f86d0…   scopes=orders:read,jobs  expires=2027-01-31T00:00:00Z
+//	# id       consumer   hash             what it may do           when it ends                  about it
+//	billing-7  billing    sha256:9f86d0…   scopes=orders:read,jobs  expires=2027-01-31T00:00:00Z  meta.plan=gold
 //
 // Fields are separated by spaces or tabs. The first three are required; scopes
-// (separated by commas) and expires (RFC 3339) may follow. Empty lines and
-// lines that begin with # are skipped. Everything else is an error that names
-// its line, and all of them are reported at once. The hash is what [HashKey]
-// returns, so the file holds no secret.
+// (separated by commas), expires (RFC 3339) and any number of meta.NAME, up to
+// the limits of [Key.Metadata], may follow. Empty lines and lines that begin
+// with # are skipped. Everything else is an error that names its line, and all
+// of them are reported at once, up to 64. The hash is what [HashKey] returns, so
+// the file holds no secret.
+//
+// Every line ends with a newline, the last one too, and there is at least one:
+// the end of a line that is still being written may be what limits the key. A
+// file without keys has a comment. The limit is 64 MiB.
 func LoadKeyFile(path string) (*KeySet, error) {
-	data, err := os.ReadFile(path)
+	data, err := readKeyFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("auth: key file: %w", err)
+		return nil, err
 	}
 	s, err := parseKeyFile(path, string(data))
 	if err != nil {
@@ -30,10 +53,31 @@ func LoadKeyFile(path string) (*KeySet, error) {
 	return s, nil
 }
 
+func readKeyFile(path string) ([]byte, error) {
+	data, err := readFile(path, maxKeyFile)
+	if errors.Is(err, errTooLong) {
+		err = fmt.Errorf("%s is longer than 64 MiB", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("auth: key file: %w", err)
+	}
+	return data, nil
+}
+
 func parseKeyFile(path, text string) (*KeySet, error) {
-	s, ids := &KeySet{map[[32]byte]*apiKey{}}, map[string]bool{}
+	s, ids := &KeySet{map[KeyDigest]*APIKey{}}, map[string]bool{}
 	var f faults
-	for i, line := range strings.Split(text, "\n") {
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		if len(f) == maxKeyFaults {
+			f.add("%s: and maybe more", path)
+			break
+		}
+		line, ends := strings.CutSuffix(line, "\n")
+		if !ends {
+			f.add("%s:%d: the line does not end, so the file was cut short", path, n)
+		}
 		line = strings.Trim(line, " \t\r")
 		if line == "" || line[0] == '#' {
 			continue
@@ -43,8 +87,11 @@ func parseKeyFile(path, text string) (*KeySet, error) {
 			err = s.add(k, ids)
 		}
 		if err != nil {
-			f.add("%s:%d: %w", path, i+1, err)
+			f.add("%s:%d: %w", path, n, err)
 		}
+	}
+	if n == 0 {
+		f.add("%s: the file is empty; without keys, it has a comment", path)
 	}
 	if err := errors.Join(f...); err != nil {
 		return nil, err
@@ -60,10 +107,19 @@ func parseKeyLine(line string) (Key, error) {
 	k := Key{ID: fields[0], Consumer: fields[1], Hash: fields[2]}
 	for _, field := range fields[3:] {
 		name, value, ok := strings.Cut(field, "=")
+		meta, isMeta := strings.CutPrefix(name, metaPrefix)
+		_, twice := k.Metadata[meta]
 		switch {
 		case !ok || value == "":
 			// Not quoted: whoever wrote a secret here should not find it in a log.
 			return k, errors.New("a field after the hash is not name=value")
+		case isMeta && twice:
+			return k, errors.New("a meta field is there twice")
+		case isMeta:
+			if k.Metadata == nil {
+				k.Metadata = map[string]string{}
+			}
+			k.Metadata[meta] = value
 		case name == "scopes" && k.Scopes == nil:
 			k.Scopes = strings.Split(value, ",")
 		case name == "expires" && k.Expires.IsZero():
@@ -81,4 +137,234 @@ func parseKeyLine(line string) (Key, error) {
 		}
 	}
 	return k, nil
+}
+
+// KeyFileConfig configures a [KeyFile]. The zero KeyFileConfig is invalid: Path
+// is required. All of it can be changed with [KeyFile.Update].
+type KeyFileConfig struct {
+	// Path is the file, of the form that [LoadKeyFile] reads. It must be a
+	// regular file, or a symbolic link to one. Required.
+	Path string
+	// Interval is how often the file is looked at, and so the time after which
+	// a withdrawn key is refused. Default: 10 s. Must not be negative.
+	Interval time.Duration
+	// Observer receives a notice for every change of the keys, and a fault for a
+	// file that cannot be used: once, until it can be or is faulty in another
+	// way. Default: nobody.
+	Observer gatemesh.Observer
+}
+
+// KeyFile is a [KeyStore] that follows a key file. It compares contents, so
+// that the swap of a ..data link by Kubernetes is seen like any other change.
+// Whoever writes the file should write another one and rename it: a file that
+// is cut off between two lines looks like any other.
+//
+// A call sees the keys of one file, all of them. A file that is missing, cannot
+// be read, or has a fault in any line leaves the last good keys in use, those it
+// was to withdraw included, and is read again at the next interval. They have no
+// age limit, because nobody but this host is asked.
+//
+// KeyFile owns a goroutine, which [KeyFile.Close] ends. It is safe for
+// concurrent use. The zero KeyFile has no keys; make one with [NewKeyFile].
+type KeyFile struct {
+	current atomic.Pointer[KeySet]
+	tick    *time.Ticker // nil for the zero KeyFile
+	stop    chan struct{}
+	done    chan struct{}
+
+	// mu is held while the file is read, so that what is stored is never older
+	// than what is replaced.
+	mu     sync.Mutex
+	cfg    KeyFileConfig
+	loaded [sha256.Size]byte // of the contents
+	failed string            // the fault that was reported last
+	closed bool
+}
+
+// NewKeyFile returns a KeyFile with the keys that the file holds now. It reports
+// every fault of cfg and of the file.
+func NewKeyFile(cfg KeyFileConfig) (*KeyFile, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	f := &KeyFile{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{})}
+	data, sum, err := cfg.read()
+	if err != nil {
+		return nil, err
+	}
+	set, err := parseKeyFile(cfg.Path, string(data))
+	if err != nil {
+		return nil, err
+	}
+	f.current.Store(set)
+	f.loaded = sum
+	f.tick = time.NewTicker(cfg.Interval)
+	go f.poll()
+	return f, nil
+}
+
+// complete returns cfg with its defaults, or every fault of it.
+func (cfg KeyFileConfig) complete() (KeyFileConfig, error) {
+	if cfg.Interval == 0 {
+		cfg.Interval = 10 * time.Second
+	}
+	var f faults
+	if cfg.Path == "" {
+		f.add("KeyFileConfig.Path is required")
+	}
+	if cfg.Interval < 0 {
+		f.add("KeyFileConfig.Interval must not be negative")
+	}
+	return cfg, errors.Join(f...)
+}
+
+// read follows the path anew each time.
+func (cfg *KeyFileConfig) read() (data []byte, sum [sha256.Size]byte, err error) {
+	// A named pipe would block whoever opens it.
+	if info, err := os.Stat(cfg.Path); err == nil && !info.Mode().IsRegular() {
+		return nil, sum, fmt.Errorf("auth: key file: %s is not a regular file", cfg.Path)
+	}
+	if data, err = readKeyFile(cfg.Path); err != nil {
+		return nil, sum, err
+	}
+	return data, sha256.Sum256(data), nil
+}
+
+// Update replaces the configuration, all of it at once: when it returns, the
+// keys are those that the file of cfg holds now. If cfg is invalid, its file
+// cannot be used, or the KeyFile is closed, it returns an error, and
+// configuration and keys stay as they were; it is for the caller to try again.
+func (f *KeyFile) Update(cfg KeyFileConfig) error {
+	if f.tick == nil {
+		return errKeyFileUnset
+	}
+	cfg, err := cfg.complete()
+	if err != nil {
+		return err
+	}
+	changed, err := f.change(cfg)
+	if changed {
+		f.report(cfg.Observer, gatemesh.EventNotice, "API keys loaded", nil)
+	}
+	return err
+}
+
+func (f *KeyFile) change(cfg KeyFileConfig) (changed bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false, errKeyFileClosed
+	}
+	if changed, err = f.load(&cfg); err != nil {
+		return false, err
+	}
+	if cfg.Interval != f.cfg.Interval { // else one Update after the other would put off the next look
+		f.tick.Reset(cfg.Interval)
+	}
+	f.cfg, f.failed = cfg, ""
+	return changed, nil
+}
+
+// load stores the keys of cfg's file if they are others than the current ones.
+func (f *KeyFile) load(cfg *KeyFileConfig) (changed bool, err error) {
+	data, sum, err := cfg.read()
+	if err != nil || sum == f.loaded {
+		return false, err
+	}
+	set, err := parseKeyFile(cfg.Path, string(data))
+	if err != nil {
+		return false, err
+	}
+	f.current.Store(set)
+	f.loaded = sum
+	return true, nil
+}
+
+func (f *KeyFile) poll() {
+	defer close(f.done)
+	defer f.tick.Stop()
+	for {
+		select {
+		case <-f.stop:
+			return
+		case <-f.tick.C:
+			f.look()
+		}
+	}
+}
+
+// look loads the file if it has changed, and tells the Observer.
+func (f *KeyFile) look() {
+	f.mu.Lock()
+	o := f.cfg.Observer
+	changed, err := f.load(&f.cfg)
+	news := err != nil && err.Error() != f.failed // else it has been said
+	was := f.failed
+	f.failed = ""
+	if err != nil {
+		f.failed = err.Error()
+	}
+	f.mu.Unlock() // the Observer may call Update
+	switch {
+	case changed:
+		f.report(o, gatemesh.EventNotice, "API keys loaded", nil)
+	case news:
+		f.report(o, gatemesh.EventFault, "API key file not usable, the last good keys stay", err)
+	case err == nil && was != "":
+		f.report(o, gatemesh.EventNotice, "API key file is usable again, and as it was", nil)
+	}
+}
+
+func (f *KeyFile) report(o gatemesh.Observer, kind gatemesh.EventKind, message string, err error) {
+	if o != nil {
+		o.Observe(context.Background(), gatemesh.Event{Kind: kind, Layer: "auth", Message: message, Err: err})
+	}
+}
+
+// Close stops looking at the file, and waits for the goroutine. The keys stay.
+// It may be called more than once.
+func (f *KeyFile) Close() error {
+	if f.tick == nil {
+		return nil
+	}
+	f.mu.Lock() // no Update is half done
+	if !f.closed {
+		f.closed = true
+		close(f.stop)
+	}
+	f.mu.Unlock()
+	<-f.done
+	return nil
+}
+
+// FindKey returns the key with the digest, or nil. It is always the answer.
+func (f *KeyFile) FindKey(digest KeyDigest, now time.Time) (k *APIKey, known bool) {
+	if s := f.current.Load(); s != nil {
+		return s.FindKey(digest, now)
+	}
+	return nil, true
+}
+
+// LoadKey returns what FindKey does.
+func (f *KeyFile) LoadKey(_ context.Context, digest KeyDigest) (*APIKey, error) {
+	k, _ := f.FindKey(digest, time.Time{})
+	return k, nil
+}
+
+// Len returns the number of keys.
+func (f *KeyFile) Len() int {
+	if s := f.current.Load(); s != nil {
+		return s.Len()
+	}
+	return 0
+}
+
+// Format prints the number of keys, whatever the verb.
+func (f *KeyFile) Format(s fmt.State, _ rune) {
+	if f == nil {
+		fmt.Fprint(s, "<nil key file>")
+		return
+	}
+	fmt.Fprintf(s, "file with %d API keys", f.Len())
 }

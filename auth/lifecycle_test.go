@@ -19,13 +19,18 @@ func TestLC01_Lifecycle(t *testing.T) {
 	doc := jwksOf(jwkOf("ed", edPublic(edKey()), nil))
 	file := filepath.Join(t.TempDir(), "jwks.json")
 	require.NoError(t, os.WriteFile(file, []byte(doc), 0o600))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(doc)) }))
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
 	defer server.Close()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(doc)) })
+	mux.HandleFunc(wellKnown, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(metadataOf(server.URL, server.URL+"/keys", nil)))
+	})
 	for _, test := range []struct {
 		name string
 		n    int
 		cfg  JWKSConfig
-	}{{"file", 1000, JWKSConfig{File: file}}, {"URL", 1000, JWKSConfig{URL: server.URL}}} {
+	}{{"file", 1000, JWKSConfig{File: file}}, {"URL", 1000, JWKSConfig{URL: server.URL}}, {"discovery", 200, JWKSConfig{Discovery: server.URL}}} {
 		t.Run(test.name, func(t *testing.T) {
 			c := bearerCall(t, edToken(t, payload(time.Now(), nil)))
 			start := func() (*JWKS, *Authenticator, Config) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -483,6 +484,40 @@ func TestOpaqueUpdate(t *testing.T) {
 	without.Opaque = nil
 	require.NoError(t, a.Update(without))
 	assert.Equal(t, "token_malformed", tokenReason(t, a, "token"))
+}
+
+// What was said by an Opaque holds only if nothing about it has changed.
+func TestOpaqueSame(t *testing.T) {
+	t.Parallel()
+	cfg := Opaque{Verifier: newServer(down), Issuer: testIssuer, Audience: []string{testAudience}}.withDefaults()
+	made := func(o Opaque, realm string) *opaque {
+		m, err := newOpaque(&o, realm)
+		require.NoError(t, err)
+		return m
+	}
+	assert.True(t, made(cfg, "").same(&cfg, ""))
+	assert.False(t, made(cfg, "").same(&cfg, "realm"))
+	changes := []func(*Opaque){
+		func(o *Opaque) { o.Verifier = newServer(down) },
+		func(o *Opaque) { o.Issuer = "x" },
+		func(o *Opaque) { o.Audience = []string{"x"} },
+		func(o *Opaque) { o.AudienceClaim = "x" },
+		func(o *Opaque) { o.InsecureAnyAudience = true },
+		func(o *Opaque) { o.RequiredScopes = []string{"x"} },
+		func(o *Opaque) { o.Leeway = 1 },
+		func(o *Opaque) { o.Lifetime = 1 },
+		func(o *Opaque) { o.Timeout = 1 },
+		func(o *Opaque) { o.MaxConcurrent = 1 },
+		func(o *Opaque) { o.InactiveTTL = 1 },
+		func(o *Opaque) { o.Breaker.Delay = time.Second },
+		func(o *Opaque) { o.Observer = &watcher{} },
+	}
+	assert.Equal(t, reflect.TypeFor[Opaque]().NumField(), len(changes), "a field is not compared")
+	for i, change := range changes {
+		other := cfg
+		change(&other)
+		assert.False(t, made(cfg, "").same(&other, ""), i)
+	}
 }
 
 func TestOpaqueFaults(t *testing.T) {

@@ -46,7 +46,7 @@ func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) 
 		Authority: target[strings.LastIndexByte(target, '/')+1:],
 	})
 	if x == nil {
-		if without := gatemesh.ForeignHeader(ctx, md); len(without) != len(md) {
+		if without, changed := gatemesh.ForeignHeader(ctx, md); changed {
 			ctx = metadata.NewOutgoingContext(ctx, without)
 		}
 		return ctx, nil, nil, nil

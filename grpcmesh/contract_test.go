@@ -97,6 +97,28 @@ func authLayer(t *testing.T) gatemesh.Layer {
 	return a.Layer()
 }
 
+// opaqueLayer has a function verify tokens, and one revoked.
+func opaqueLayer(t *testing.T) gatemesh.Layer {
+	revoked, err := auth.NewRevocations(auth.RevocationsConfig{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, revoked.Close()) })
+	require.NoError(t, revoked.Revoke(t.Context(), auth.Revocation{Issuer: contractIssuer, Credential: "revoked", Until: time.Now().Add(time.Hour)}))
+	a, err := auth.New(auth.Config{Revocations: revoked, UnavailableStatus: http.StatusServiceUnavailable, Opaque: &auth.Opaque{
+		Issuer: contractIssuer, Audience: []string{"api"}, Lifetime: time.Hour,
+		Verifier: auth.VerifierFunc(func(_ context.Context, token string) (map[string]any, error) {
+			switch token {
+			case "bad":
+				return nil, auth.ErrInactive
+			case "away":
+				return nil, errors.New("the server is away")
+			}
+			return map[string]any{"sub": "user-1", "aud": "api", "jti": token}, nil
+		}),
+	}})
+	require.NoError(t, err)
+	return a.Layer()
+}
+
 func limitLayer(key ratelimit.Key) func(*testing.T) gatemesh.Layer {
 	return func(t *testing.T) gatemesh.Layer {
 		l, err := ratelimit.New(ratelimit.Config{Name: "contract", Key: key, Limit: ratelimit.Limit{Requests: 2, Per: time.Hour}})
@@ -185,6 +207,10 @@ func contracts(t *testing.T) []contract {
 		other = "B"
 	}
 	badID, badIDInfo := id(token[:signature] + other + token[signature+1:])
+	opaque := func(token string, want gatemesh.Code) contract {
+		header, info := bearer(token)
+		return contract{name: "auth: opaque token: " + token, layer: opaqueLayer, header: header, info: info, want: want}
+	}
 	known := gatemesh.CallInfo{Principal: user(), Route: splitRoute(), Destination: splitRoute().Backends[0].Destination}
 	here := policy.Operation{Paths: []string{"/grpc.health.v1.Health/*"}, Methods: []string{"POST"}}
 	elsewhere := policy.Operation{Paths: []string{"/other.Service/*"}}
@@ -197,6 +223,8 @@ func contracts(t *testing.T) []contract {
 			info: gatemesh.CallInfo{Header: http.Header{"X-Api-Key": {"an-api-key-of-acme-0123456789abcdef"}}}, want: gatemesh.OK},
 		{name: "auth: unknown API key", layer: authLayer, header: map[string]string{"X-Api-Key": "wrong"},
 			info: gatemesh.CallInfo{Header: http.Header{"X-Api-Key": {"wrong"}}}, want: gatemesh.Unauthenticated},
+		opaque("good", gatemesh.OK), opaque("bad", gatemesh.Unauthenticated),
+		opaque("revoked", gatemesh.Unauthenticated), opaque("away", gatemesh.Unavailable),
 		{name: "identity: none", layer: verifier, want: gatemesh.Unauthenticated},
 		{name: "identity: good", layer: verifier, header: goodID, info: goodIDInfo, want: gatemesh.OK},
 		{name: "identity: forged", layer: verifier, header: badID, info: badIDInfo, want: gatemesh.Unauthenticated},

@@ -17,8 +17,8 @@ func rewrite(pr *httputil.ProxyRequest) {
 	u := pr.Out.URL
 	u.Scheme, u.Host = d.upstream.scheme, d.upstream.host
 	// ReverseProxy drops parameters that net/url cannot parse, but policies
-	// and upstreams are to see the same query.
-	u.RawQuery = pr.In.URL.RawQuery
+	// and upstreams are to see the same query, but for a credential in it.
+	u.RawQuery = d.call.ForwardedQuery()
 	forwarding(pr.In, pr.Out.Header, d.call)
 }
 

@@ -108,3 +108,23 @@ func TestAZ03_JudgedIsForwarded(t *testing.T) {
 		assert.Greater(t, refused, 1000)
 	}
 }
+
+// TestKEY03_CredentialInQuery: of what was judged, a credential in the query or in a
+// cookie stays here, and the rest is forwarded as it came.
+func TestKEY03_CredentialInQuery(t *testing.T) {
+	t.Parallel()
+	up := &wire{}
+	us := at("http://10.0.0.1:8080")
+	us[0].Transport = up
+	h := gateway{cfg: routing.Config{Upstreams: us}, layers: []gatemesh.Layer{
+		layer("auth", func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
+			return gatemesh.Admission{Consumed: []string{"query:access_token", "cookie:session"}}, nil
+		})}}.handler(t)
+	req := httptest.NewRequest(http.MethodGet, "/x?a=%2F;&access_token=s3cret&&b=1", nil)
+	req.Header.Set("Cookie", "a=1; session=s3cret")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, req)
+	require.Equal(t, 200, w.Code)
+	assert.Equal(t, "/x?a=%2F;&&b=1", up.got.RequestURI)
+	assert.Equal(t, []string{"a=1"}, up.got.Header["Cookie"])
+}
