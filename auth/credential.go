@@ -29,9 +29,14 @@ type credential struct {
 // credential returns the one credential of the call.
 func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *gatemesh.Denial) {
 	h := c.Header()
-	tokens, keys := 0, 0
+	tokens, keys, value := 0, 0, ""
 	if names.authorization != "" {
-		tokens = h.Count(names.authorization)
+		var one bool
+		if value, one = h.Only(names.authorization); one { // a second look is a tenth of what a cached call costs
+			tokens = 1
+		} else {
+			tokens = h.Count(names.authorization)
+		}
 	}
 	if names.apiKey != "" {
 		keys = h.Count(names.apiKey)
@@ -44,7 +49,7 @@ func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *ga
 	case keys == 1:
 		return credential{h.Get(names.apiKey), true}, nil
 	}
-	token, ok := bearer(h.Get(names.authorization))
+	token, ok := bearer(value)
 	switch {
 	case !ok:
 		return credential{}, s.deny.scheme
