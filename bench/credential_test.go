@@ -10,6 +10,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
 	"flag"
 	"fmt"
 	"net/http"
@@ -102,41 +103,55 @@ func authenticator(tb testing.TB, alg string, entries int) *auth.Authenticator {
 	return who
 }
 
-func bearers(tb testing.TB, tokens []string) []*gatemesh.Call {
-	calls := make([]*gatemesh.Call, len(tokens))
-	for i, token := range tokens {
-		c, err := gatemesh.NewCall(gatemesh.CallInfo{Host: "api.example.com", Header: http.Header{"Authorization": {"Bearer " + token}}})
-		require.NoError(tb, err)
-		calls[i] = c
-	}
-	return calls
-}
-
-// verifier is a contestant. Judgment number i is of token i, or of the last ones
-// in turn.
+// verifier is a contestant. Each worker has a judge of its own, whose judgment
+// number i is of token i, or of the last ones in turn.
 type verifier struct {
-	name  string
-	judge func(i int) error
+	name   string
+	worker func() (judge func(i int) error)
 }
 
-// gated has the Authenticator judge calls with tokens.
+// everybody is a verifier whose workers have nothing of their own.
+func everybody(name string, judge func(i int) error) verifier {
+	return verifier{name, func() func(int) error { return judge }}
+}
+
+// gated has the Authenticator judge calls with tokens. A worker has one call, of
+// a request that was just read, and puts one token after the other into it.
 func gated(tb testing.TB, name, alg string, tokens []string, entries int) verifier {
-	who, calls, ctx := authenticator(tb, alg, entries), bearers(tb, tokens), tb.Context()
-	return verifier{name, func(i int) error {
-		adm, err := who.Admit(ctx, calls[i%len(calls)])
-		if err == nil && adm.Principal == nil {
-			return fmt.Errorf("nobody")
+	who, ctx := authenticator(tb, alg, entries), tb.Context()
+	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{})
+	require.NoError(tb, err)
+	chain, err := gatemesh.NewChain(entry)
+	require.NoError(tb, err)
+	fields := make([]string, len(tokens))
+	for i, token := range tokens {
+		fields[i] = "Bearer " + token
+	}
+	return verifier{name, func() func(int) error {
+		field := []string{""}
+		x, d := chain.Start(ctx, gatemesh.Inbound{
+			Protocol: gatemesh.HTTP, Method: http.MethodGet, Authority: "api.example.com", Path: "/v1/users/42",
+			Header: map[string][]string{"Authorization": field, "Accept": {"application/json"}, "User-Agent": {"bench/1.0"}},
+		})
+		require.Nil(tb, d)
+		call := gatemesh.FromContext(x.Context())
+		return func(i int) error {
+			field[0] = fields[i%len(fields)]
+			adm, err := who.Admit(ctx, call)
+			if err == nil && adm.Principal == nil {
+				return errors.New("nobody")
+			}
+			return err
 		}
-		return err
 	}}
 }
 
 func golangJWT(alg string, public any, tokens []string) verifier {
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{alg}), jwt.WithIssuer(issuer), jwt.WithAudience(audience), jwt.WithExpirationRequired())
-	return verifier{"golang-jwt-" + alg, func(i int) error {
+	return everybody("golang-jwt-"+alg, func(i int) error {
 		_, err := parser.ParseWithClaims(tokens[i%len(tokens)], jwt.MapClaims{}, func(*jwt.Token) (any, error) { return public, nil })
 		return err
-	}}
+	})
 }
 
 func auth0JWT(tb testing.TB, tokens []string) verifier {
@@ -144,10 +159,10 @@ func auth0JWT(tb testing.TB, tokens []string) verifier {
 		auth0.WithAlgorithm(auth0.RS256), auth0.WithIssuer(issuer), auth0.WithAudience(audience))
 	require.NoError(tb, err)
 	ctx := tb.Context()
-	return verifier{"auth0-RS256", func(i int) error {
+	return everybody("auth0-RS256", func(i int) error {
 		_, err := v.ValidateToken(ctx, tokens[i%len(tokens)])
 		return err
-	}}
+	})
 }
 
 // verifiers are the contestants. All of them judge signature, algorithm, issuer,
@@ -172,10 +187,10 @@ func BenchmarkCredential(b *testing.B) {
 	for _, v := range verifiers(b, users) {
 		b.Run(v.name, func(b *testing.B) {
 			warm(b, v)
-			i := 0
+			judge, i := v.worker(), 0
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := v.judge(i); err != nil {
+				if err := judge(i); err != nil {
 					b.Fatal(err)
 				}
 				i++
@@ -196,8 +211,9 @@ func BenchmarkCredentialParallel(b *testing.B) {
 			b.ResetTimer()
 			var start atomic.Int64
 			b.RunParallel(func(pb *testing.PB) {
+				judge := v.worker()
 				for i := int(start.Add(1)) * 7919; pb.Next(); i++ {
-					if err := v.judge(i); err != nil {
+					if err := judge(i); err != nil {
 						b.Error(err)
 						return
 					}
@@ -210,8 +226,9 @@ func BenchmarkCredentialParallel(b *testing.B) {
 // warm has a cache see every token.
 func warm(tb testing.TB, v verifier) {
 	if strings.Contains(v.name, "cached") {
+		judge := v.worker()
 		for i := range users {
-			require.NoError(tb, v.judge(i))
+			require.NoError(tb, judge(i))
 		}
 	}
 }
@@ -221,9 +238,9 @@ func warm(tb testing.TB, v verifier) {
 func TestCredentialAllocations(t *testing.T) {
 	v := gated(t, "gatemesh-cached", "EdDSA", signed(t, "EdDSA", users), 2*users)
 	warm(t, v)
-	i := 0
+	judge, i := v.worker(), 0
 	got := testing.AllocsPerRun(users, func() {
-		if err := v.judge(i); err != nil {
+		if err := judge(i); err != nil {
 			t.Error(err)
 		}
 		i++
@@ -240,10 +257,10 @@ func pace(tb testing.TB, v verifier, workers int, d time.Duration) cost {
 	began, before := time.Now(), usage()
 	for w := range workers {
 		wg.Go(func() {
-			n := 0
+			judge, n := v.worker(), 0
 			for i := w * 7919; time.Since(began) < d; { // the clock is read rarely
 				for range 64 {
-					if err := v.judge(i); err != nil {
+					if err := judge(i); err != nil {
 						tb.Error(err)
 						return
 					}
@@ -319,8 +336,8 @@ func TestCredentialCost(t *testing.T) {
 // TestVerifiersAgree sees to it that no contestant wins by not doing its work.
 func TestVerifiersAgree(t *testing.T) {
 	for _, v := range verifiers(t, 2) {
-		require.NoError(t, v.judge(0), v.name)
-		require.NoError(t, v.judge(1), v.name)
+		require.NoError(t, v.worker()(0), v.name)
+		require.NoError(t, v.worker()(1), v.name)
 	}
 	forged := func(tokens []string) []string {
 		for i, s := range tokens {
@@ -335,6 +352,6 @@ func TestVerifiersAgree(t *testing.T) {
 		gated(t, "gatemesh-RS256", "RS256", rs, 1), golangJWT("RS256", &rsaKey().PublicKey, rs), auth0JWT(t, rs),
 		gated(t, "gatemesh-ES256", "ES256", es, 1), golangJWT("ES256", &ecKey().PublicKey, es),
 	} {
-		require.Error(t, v.judge(0), v.name)
+		require.Error(t, v.worker()(0), v.name)
 	}
 }

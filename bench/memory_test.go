@@ -4,14 +4,17 @@ package bench
 
 import (
 	"flag"
+	"net/http"
 	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh"
 )
 
-var memoryTokens = flag.Int("memory.tokens", 50_000, "tokens that TestCredentialMemory has remembered")
+var memoryTokens = flag.Int("memory.tokens", 20_000, "tokens that TestCredentialMemory has remembered")
 
 // heap is what is in use once everything that can go has gone.
 func heap() int64 {
@@ -38,8 +41,10 @@ func TestCredentialMemory(t *testing.T) {
 		for i := first; i < first+n; i += batch {
 			tokens := signedFrom(t, "EdDSA", i, batch)
 			length = len(tokens[0])
-			for _, c := range bearers(t, tokens) {
-				_, err := who.Admit(t.Context(), c)
+			for _, token := range tokens {
+				c, err := gatemesh.NewCall(gatemesh.CallInfo{Host: "api.example.com", Header: http.Header{"Authorization": {"Bearer " + token}}})
+				require.NoError(t, err)
+				_, err = who.Admit(t.Context(), c)
 				require.NoError(t, err)
 			}
 		}
