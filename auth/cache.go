@@ -22,12 +22,15 @@ type verified struct {
 	expires   int64 // its exp
 	issued    int64 // its iat, 0 if it has none
 	until     time.Time
-	slot      int // in its shard
 
 	keys atomic.Pointer[Keys] // the newest set that key was seen in
 	used atomic.Bool          // since the clock hand passed
 
 	cleared atomic.Uint64 // Revocations.changes when it was found not revoked
+
+	hash uint64
+	slot int                      // in the ring of its shard
+	next atomic.Pointer[verified] // in its chain, and still there when it has left it
 }
 
 // cache remembers verified tokens. A token is found by a hash that nobody
@@ -36,8 +39,8 @@ type verified struct {
 // It is not ristretto: that one stores asynchronously, may drop what it was
 // given, and admits new keys by frequency, so an outage of an issuer would find
 // tokens missing that were accepted a moment ago. Here, what put was given is
-// there until the shard is full; then it evicts by CLOCK, which needs no lock
-// for a hit but the reader's.
+// there until the shard is full; then it evicts by CLOCK. Readers take no lock
+// and write nothing but a mark, so any number of cores may look up one token.
 type cache struct {
 	seed   maphash.Seed
 	shards []shard
@@ -45,17 +48,23 @@ type cache struct {
 }
 
 type shard struct {
-	mu     sync.RWMutex
-	byHash map[uint64]*verified
-	ring   []*verified
-	limit  int
-	hand   int
-	_      [64]byte // keeps neighbouring locks in cache lines of their own
+	table atomic.Pointer[table]
+	moves atomic.Uint64 // odd while entries move to another table
+	mu    sync.Mutex    // of writers
+	ring  []*verified
+	limit int
+	hand  int
+	_     [64]byte // keeps neighbours in cache lines of their own
 }
+
+// table is a hash table of chains, which hang together by verified.next. Its
+// length is a power of two; when it gets too small, another one takes its place.
+type table []atomic.Pointer[verified]
 
 const (
 	maxShards   = 64
 	minPerShard = 256 // the fewer, the more uneven the shards fill
+	minTable    = 16
 	// maxSweep bounds how long an insertion holds the lock to find a victim.
 	maxSweep = 64
 )
@@ -70,7 +79,8 @@ func newCache(entries int) *cache {
 	c := &cache{seed: maphash.MakeSeed(), shards: make([]shard, n), shift: uint(64 - bits.TrailingZeros(uint(n)))}
 	for i := range c.shards {
 		s := &c.shards[i]
-		s.byHash = map[uint64]*verified{}
+		t := make(table, minTable)
+		s.table.Store(&t)
 		if s.limit = entries / n; i < entries%n {
 			s.limit++
 		}
@@ -83,13 +93,44 @@ func (c *cache) find(raw string) (*shard, uint64) {
 	return &c.shards[h>>c.shift], h // shift 64 is 0
 }
 
+// chain returns where the entries of hash hang.
+func (t table) chain(hash uint64) *atomic.Pointer[verified] { return &t[hash&uint64(len(t)-1)] }
+
+func (t table) find(hash uint64) *verified {
+	v := t.chain(hash).Load()
+	for v != nil && v.hash != hash {
+		v = v.next.Load()
+	}
+	return v
+}
+
+// hang puts v at the head of its chain.
+func (t table) hang(v *verified) {
+	head := t.chain(v.hash)
+	v.next.Store(head.Load())
+	head.Store(v)
+}
+
+// unhang takes v out of its chain. A reader who stands on it goes on from there.
+func (t table) unhang(v *verified) {
+	at := t.chain(v.hash)
+	for at.Load() != v {
+		at = &at.Load().next
+	}
+	at.Store(v.next.Load())
+}
+
 // get returns the entry of raw, or nil. Whether it still holds is the caller's
 // question.
 func (c *cache) get(raw string) *verified {
 	s, h := c.find(raw)
-	s.mu.RLock()
-	v := s.byHash[h]
-	s.mu.RUnlock()
+	moves := s.moves.Load()
+	v := s.table.Load().find(h)
+	if v == nil && (moves%2 == 1 || s.moves.Load() != moves) {
+		s.mu.Lock() // it may have moved past us
+		v = s.table.Load().find(h)
+		s.mu.Unlock()
+	}
 	if v == nil || v.raw != raw {
 		return nil
 	}
@@ -99,26 +140,44 @@ func (c *cache) get(raw string) *verified {
 	return v
 }
 
-// put stores v at now, in Unix ns, in place of an entry for the same token if
-// there is one.
+// put stores v, which is in no cache yet, at now, in Unix ns, in place of an
+// entry for the same token if there is one.
 func (c *cache) put(v *verified, now int64) {
 	s, h := c.find(v.raw)
+	v.hash = h
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch old := s.byHash[h]; {
+	old := s.table.Load().find(h)
+	switch {
 	case old != nil:
 		v.slot = old.slot
-		s.ring[v.slot] = v
 	case len(s.ring) < s.limit:
 		v.slot = len(s.ring)
-		s.ring = append(s.ring, v)
+		s.ring = append(s.ring, nil)
+		if len(s.ring) > len(*s.table.Load()) {
+			s.grow()
+		}
 	default:
 		v.slot = s.victim(now)
-		_, gone := c.find(s.ring[v.slot].raw)
-		delete(s.byHash, gone)
-		s.ring[v.slot] = v
+		old = s.ring[v.slot]
 	}
-	s.byHash[h] = v
+	s.ring[v.slot] = v
+	t := *s.table.Load()
+	t.hang(v)
+	if old != nil { // only now: whoever knows the token finds one of the two
+		t.unhang(old)
+	}
+}
+
+// grow makes the table twice as long.
+func (s *shard) grow() {
+	t := make(table, 2*len(*s.table.Load()))
+	s.moves.Add(1)
+	for _, v := range s.ring[:len(s.ring)-1] {
+		t.hang(v)
+	}
+	s.table.Store(&t)
+	s.moves.Add(1)
 }
 
 // victim returns the slot of an entry that has expired or was not used for a

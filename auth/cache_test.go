@@ -2,10 +2,12 @@ package auth
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -202,6 +204,38 @@ func TestCacheKeepsWhatItStored(t *testing.T) {
 	}
 }
 
+// Nobody misses what is there while others come in, the table grows, and others
+// are put in place of what is there.
+func TestCacheIsReadWhileItGrows(t *testing.T) {
+	t.Parallel()
+	const n = 100_000
+	c := newCache(2 * n)
+	var stored atomic.Int64
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(1, 2))
+			for have := stored.Load(); have < n; have = stored.Load() {
+				if have == 0 {
+					continue
+				}
+				if i := rng.IntN(int(have)); c.get(entryOf(i, 1).raw) == nil {
+					t.Errorf("%d of %d is missing", i, have)
+					return
+				}
+			}
+		})
+	}
+	for i := range n {
+		c.put(entryOf(i, 1), 0)
+		if i%4 == 3 {
+			c.put(entryOf(i/2, 1), 0)
+		}
+		stored.Store(int64(i + 1))
+	}
+	wg.Wait()
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	t.Parallel()
 	for _, entries := range []int{1, 2, 100, 1000, 16384, 20_001} {
@@ -215,12 +249,16 @@ func TestCacheIsBounded(t *testing.T) {
 		for i := range c.shards {
 			s := &c.shards[i]
 			assert.LessOrEqual(t, len(s.ring), s.limit)
-			assert.Len(t, s.byHash, len(s.ring))
-			for h, v := range s.byHash {
-				_, want := c.find(v.raw)
-				assert.Equal(t, want, h)
-				assert.Same(t, v, s.ring[v.slot])
+			hanging := 0
+			for i := range *s.table.Load() {
+				for v := (*s.table.Load())[i].Load(); v != nil; v = v.next.Load() {
+					_, want := c.find(v.raw)
+					assert.Equal(t, want, v.hash)
+					assert.Same(t, v, s.ring[v.slot])
+					hanging++
+				}
 			}
+			assert.Equal(t, len(s.ring), hanging)
 			stored += len(s.ring)
 		}
 		assert.LessOrEqual(t, stored, entries)
@@ -265,7 +303,8 @@ func TestCacheComparesTheToken(t *testing.T) {
 	c := newCache(4)
 	v := entryOf(1, 1)
 	s, h := c.find("mallory")
-	s.byHash[h] = v
+	v.hash = h
+	s.table.Load().hang(v)
 	assert.Nil(t, c.get("mallory"))
 }
 

@@ -31,10 +31,15 @@ type credential struct {
 // credential returns the one credential of the call.
 func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *gatemesh.Denial) {
 	h := c.Header()
-	var tokens, keys int
+	tokens, keys, value := 0, 0, ""
 	var cookies, params []string
 	if names.authorization != "" {
-		tokens = h.Count(names.authorization)
+		var one bool
+		if value, one = h.Only(names.authorization); one { // a second look is a tenth of what a cached call costs
+			tokens = 1
+		} else {
+			tokens = h.Count(names.authorization)
+		}
 	}
 	if names.apiKey != "" {
 		keys = h.Count(names.apiKey)
@@ -55,7 +60,7 @@ func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *ga
 	case keys == 1:
 		return credential{h.Get(names.apiKey), true, s.apiKeyIn}, nil
 	case tokens == 1:
-		token, ok = bearer(h.Get(names.authorization))
+		token, ok = bearer(value)
 	case len(cookies) == 1:
 		token, in = cookies[0], s.cookieIn
 	default:
