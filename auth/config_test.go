@@ -73,8 +73,8 @@ func TestIssuerSame(t *testing.T) {
 		func(is *Issuer) { is.Keys = edKeys(t) },
 		func(is *Issuer) { is.Leeway = 1 },
 		func(is *Issuer) { is.RequiredScopes = []string{"x"} },
-		func(is *Issuer) { is.RequiredClaims = map[string]string{"x": "y"} },
 		func(is *Issuer) { is.TokenTypes = []string{"x"} },
+		func(is *Issuer) { is.RequiredClaims = map[string]string{"x": "y"} },
 	}
 	assert.Equal(t, reflect.TypeFor[Issuer]().NumField(), len(changes), "a field is not compared")
 	for i, change := range changes {
