@@ -192,3 +192,32 @@ func FuzzAPIKey(f *testing.F) {
 		require.Equal(t, value == secret, err == nil)
 	})
 }
+
+// FuzzIntrospection: whatever an endpoint answers, a token is good only if the
+// answer is JSON in which active is true, as any other reader sees it.
+func FuzzIntrospection(f *testing.F) {
+	for _, s := range []string{
+		`{"active":true,"sub":"a","exp":4102444800}`, `{"active":false}`, `{"active":"true"}`, `{"Active":true}`, `{"active":true,"active":false}`,
+		`{"active":true,"token_type":"DPoP"}`, `{"active":true,"token_use":"refresh_token"}`, `{"act\u0069ve":true}`, `[true]`, `true`, ``, `{"active":true}{`,
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		in, err := NewIntrospection(IntrospectionConfig{URL: "https://idp.example/i", Client: &http.Client{Transport: roundTripper(status(http.StatusOK, body))}})
+		require.NoError(t, err)
+		m, err := in.VerifyToken(t.Context(), "token")
+		var plain struct{ Active any }
+		jsonErr := json.Unmarshal([]byte(body), &plain)
+		if err == nil {
+			require.NoError(t, jsonErr)
+			require.Equal(t, true, plain.Active)
+			require.Equal(t, true, m["active"])
+			return
+		}
+		require.Nil(t, m)
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

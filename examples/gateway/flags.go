@@ -45,6 +45,7 @@ type options struct {
 	started  func(map[string]net.Addr)
 	resolver *net.Resolver // asks the DNS
 	cooldown time.Duration // between two fetches of keys
+	reread   time.Duration // between two looks at the file of API keys
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -66,7 +67,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.issuer, "issuer", "", "`iss` of the tokens")
 	fs.StringVar(&o.audience, "audience", "", "accepted `aud` of the tokens, comma-separated")
 	fs.StringVar(&o.algs, "algs", "", "accepted signature `algorithms`, comma-separated, such as RS256,ES256")
-	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys; turns authentication by key on. Without this and -jwks, calls are not authenticated")
+	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys, which is followed; turns authentication by key on. Without this and -jwks, calls are not authenticated")
 	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks or -api-keys")
 	fs.Var(&o.clientRate, "client-rate", "`limit` for each client address before authentication, such as 100/1s,burst=200")
 	fs.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` of the certificate; without it, plain HTTP")
@@ -257,9 +258,12 @@ func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
 	var cfg auth.Config
 	var errs []error
 	if o.apiKeys != "" {
-		keys, err := auth.LoadKeyFile(o.apiKeys)
+		keys, err := auth.NewKeyFile(auth.KeyFileConfig{Path: o.apiKeys, Interval: o.reread, Observer: observer})
+		if err == nil {
+			b.closes = append(b.closes, keys.Close)
+			cfg.APIKeys = keys
+		}
 		errs = append(errs, err)
-		cfg.APIKeys = keys
 	}
 	if o.jwks != "" {
 		keys, err := o.keySource(b, observer)

@@ -153,6 +153,24 @@ func TestAPIKeysAndRate(t *testing.T) {
 	assert.Contains(t, jwks, `"Ed25519"`)
 }
 
+// A key that is taken out of the file is refused soon, and a new one passes.
+func TestAPIKeysAreFollowed(t *testing.T) {
+	line := func(id, secret string) string { return id + " acme " + auth.HashKey(secret) + "\n" }
+	const first, second = "first-secret-of-acme-0123456789", "second-secret-of-acme-012345678"
+	keys := file(t, "keys.txt", line("a", first))
+	addrs := startWith(t, func(o *options) { o.reread = 10 * time.Millisecond }, "-upstream", "default="+upstream(t), "-api-keys", keys)
+	client, url := plainClient(t), "http://"+addrs["public"].String()+"/"
+	status := func(secret string) int {
+		resp, _ := get(t, client, url, http.Header{"X-Api-Key": {secret}})
+		return resp.StatusCode
+	}
+	require.Equal(t, []int{200, 401}, []int{status(first), status(second)})
+	require.NoError(t, os.WriteFile(keys+".new", []byte(line("b", second)), 0o600))
+	require.NoError(t, os.Rename(keys+".new", keys))
+	require.Eventually(t, func() bool { return status(second) == 200 }, 10*time.Second, time.Millisecond)
+	assert.Equal(t, 401, status(first))
+}
+
 func identityKey(t *testing.T) string {
 	_, private, err := ed25519.GenerateKey(nil)
 	require.NoError(t, err)
