@@ -86,8 +86,10 @@ type Opaque struct {
 	// InactiveTTL is for how long a token that is not good is refused without
 	// another call. Below 0 is not at all; at most 1 minute. Default: 5 seconds.
 	InactiveTTL time.Duration
-	// Breaker says when no more calls are made, and for how long. Default: when
-	// half of at least 10 within 10 seconds failed, for 5 seconds.
+	// Breaker says when no more calls are made, and for how long. Default: after
+	// 5 failures in a row, for 5 seconds. No answer, 429, 502, 503 and 504 of an
+	// endpoint, and any other error of a Verifier, are failures; a token that is
+	// not good is not.
 	Breaker breaker.Policy
 	// Observer hears of the breaker. Default: nobody.
 	Observer gatemesh.Observer
@@ -107,10 +109,7 @@ func (o Opaque) withDefaults() Opaque {
 		o.InactiveTTL = 5 * time.Second
 	}
 	if o.Breaker.Failures == 0 && o.Breaker.FailureRate == 0 {
-		o.Breaker.FailureRate = 0.5
-		if o.Breaker.MinCalls == 0 {
-			o.Breaker.MinCalls = 10
-		}
+		o.Breaker.Failures = 5
 	}
 	o.Audience, o.RequiredScopes = slices.Clone(o.Audience), slices.Clone(o.RequiredScopes)
 	return o
