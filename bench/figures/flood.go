@@ -54,8 +54,14 @@ func flood(ctx context.Context, s size, r *report) error {
 	}
 	good(quietFor, tokens[:users/2], &quiet)
 
-	var floods, refused atomic.Int64
+	// As many requests that cost no judgment, to see what is the load's own.
 	var wg sync.WaitGroup
+	var load times
+	wg.Go(func() { w.load(ctx, bad, floodFor/2, func(int) string { return "" }, func(answer) {}) })
+	wg.Go(func() { good(floodFor/2, tokens[:users/2], &load) })
+	wg.Wait()
+
+	var floods, refused atomic.Int64
 	began := time.Now()
 	wg.Go(func() {
 		w.load(ctx, bad, floodFor, func(i int) string { return garbage(i, tokens[0]) }, func(a answer) {
@@ -73,6 +79,7 @@ func flood(ctx context.Context, s size, r *report) error {
 	r.count(id, fmt.Sprintf("bad tokens that got 401 (%.0f/s)", float64(floods.Load())/took.Seconds()), int(refused.Load()), int(floods.Load()))
 	r.most(id, "fetches within any 10 s", densest(w.idp.fetched(), 10*time.Second), 2)
 	r.within(id, "good tokens under the flood, p99; demanded is twice that of before", flooded.at(.99), 2*quiet.at(.99))
+	r.within(id, "the same, beside as many requests without a token", load.at(.99), 2*quiet.at(.99))
 	return ctx.Err()
 }
 
