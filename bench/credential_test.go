@@ -91,7 +91,7 @@ func signedWith(tb testing.TB, alg string, first, n int, change jwt.MapClaims) [
 		})
 	}
 	wg.Wait()
-	require.False(tb, tb.Failed())
+	require.NotContains(tb, out, "")
 	return out
 }
 
