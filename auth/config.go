@@ -45,8 +45,9 @@ type Config struct {
 	// Default: 8192; at most 1 MiB.
 	MaxTokenLength int
 	// CacheEntries bounds the number of verified tokens that are remembered.
-	// Each costs its length and its decoded claims. Default: 100,000; at most
-	// 10,000,000.
+	// Each costs up to four times its length and 1 KiB of heap: the token, its
+	// claims as text, and their decoded form. Very many tiny claims cost more:
+	// 300 numbers, seven times the length. Default: 100,000; at most 10,000,000.
 	CacheEntries int
 	// CacheTTL is how long a verified token is remembered. It is forgotten
 	// earlier when it expires or when its signing key goes. Default: 5 minutes;
