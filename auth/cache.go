@@ -111,13 +111,23 @@ func (t table) hang(v *verified) {
 	head.Store(v)
 }
 
-// unhang takes v out of its chain. A reader who stands on it goes on from there.
-func (t table) unhang(v *verified) {
+// place returns what points to v in its chain.
+func (t table) place(v *verified) *atomic.Pointer[verified] {
 	at := t.chain(v.hash)
 	for at.Load() != v {
 		at = &at.Load().next
 	}
-	at.Store(v.next.Load())
+	return at
+}
+
+// unhang takes v out of its chain. A reader who stands on it goes on from there.
+func (t table) unhang(v *verified) { t.place(v).Store(v.next.Load()) }
+
+// replace puts v where old is, which has the same hash: a reader who has passed
+// the head of the chain finds one of the two.
+func (t table) replace(old, v *verified) {
+	v.next.Store(old.next.Load())
+	t.place(old).Store(v)
 }
 
 // get returns the entry of raw, or nil. Whether it still holds is the caller's
@@ -147,33 +157,32 @@ func (c *cache) put(v *verified, now int64) {
 	v.hash = h
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.table.Load().find(h)
-	switch {
-	case old != nil:
+	if old := s.table.Load().find(h); old != nil {
 		v.slot = old.slot
-	case len(s.ring) < s.limit:
+		s.ring[v.slot] = v
+		s.table.Load().replace(old, v)
+		return
+	}
+	if len(s.ring) < s.limit {
 		v.slot = len(s.ring)
-		s.ring = append(s.ring, nil)
+		s.ring = append(s.ring, v)
 		if len(s.ring) > len(*s.table.Load()) {
-			s.grow()
+			s.grow() // which hangs v, too
+			return
 		}
-	default:
+	} else {
 		v.slot = s.victim(now)
-		old = s.ring[v.slot]
+		s.table.Load().unhang(s.ring[v.slot])
+		s.ring[v.slot] = v
 	}
-	s.ring[v.slot] = v
-	t := *s.table.Load()
-	t.hang(v)
-	if old != nil { // only now: whoever knows the token finds one of the two
-		t.unhang(old)
-	}
+	s.table.Load().hang(v)
 }
 
 // grow makes the table twice as long.
 func (s *shard) grow() {
 	t := make(table, 2*len(*s.table.Load()))
 	s.moves.Add(1)
-	for _, v := range s.ring[:len(s.ring)-1] {
+	for _, v := range s.ring {
 		t.hang(v)
 	}
 	s.table.Store(&t)

@@ -82,10 +82,10 @@ func rotation(ctx context.Context, s size, r *report) error {
 		w.idp.publish(published(n)...)
 		if out := n - 3; out >= 1 {
 			withdrawn.Add(1)
-			at := time.Now()
+			at, token := time.Now(), old[out]
 			wg.Go(func() {
 				for time.Since(at) < 5*refresh && sleep(ctx, 10*time.Millisecond) {
-					if remembered(ctx, w.who, []string{old[out]}) == 0 { // asking would begin a fetch
+					if remembered(ctx, w.who, []string{token}) == 0 { // asking would begin a fetch
 						until.add(time.Since(at))
 						return
 					}
