@@ -39,8 +39,9 @@ type Event struct {
 	Err     error // may quote configuration and input, but never a secret
 }
 
-// Observer receives events for logs and metrics, on the goroutine of the call:
-// it must be fast and safe for concurrent use. Everywhere an Observer can be
+// Observer receives events for logs and metrics, on the goroutine of the call,
+// or on one of a component's own: it must be fast, safe for concurrent use, and
+// not panic. Everywhere an Observer can be
 // set, nil is off and free.
 type Observer interface {
 	Observe(ctx context.Context, e Event)

@@ -78,7 +78,7 @@ func newState(cfg Config, old *state) (*state, error) {
 		s.issuers = append(s.issuers, is)
 	}
 	if o := cfg.Opaque; o != nil {
-		if old != nil && old.opaque != nil && old.opaque.same(o, cfg.Realm) {
+		if old != nil && old.opaque != nil && old.opaque.same(o, cfg.Realm) && old.names(s.issuers) {
 			s.opaque = old.opaque
 		} else if made, err := newOpaque(o, cfg.Realm); err != nil {
 			return nil, err
@@ -92,6 +92,12 @@ func newState(cfg Config, old *state) (*state, error) {
 		s.cache = newCache(cfg.CacheEntries)
 	}
 	return s, nil
+}
+
+// names reports whether issuers have the names of those of s. If not, tokens that
+// were judged by Opaque may belong to one of them now.
+func (s *state) names(issuers []*issuer) bool {
+	return slices.EqualFunc(s.issuers, issuers, func(a, b *issuer) bool { return a.cfg.Issuer == b.cfg.Issuer })
 }
 
 // Layer returns the gate for a [gatemesh.Chain]: behind a limit by address,

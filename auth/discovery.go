@@ -121,6 +121,9 @@ func absoluteURL(s string) (*url.URL, error) {
 // innerHost says of a host, by its spelling alone, what kind of inner network
 // it is in, or "" if it may be a public one. Names are not resolved.
 func innerHost(host string) string {
+	if strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
+		return "non-ASCII" // which net/http maps to ASCII, full-width digits to an address
+	}
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") { // RFC 6761 §6.3
 		return "loopback"

@@ -159,6 +159,8 @@ func TestDiscovery_Refused(t *testing.T) {
 		"loopback, NAT64":           {status(200, metadataOf(testIssuer, "https://[64:ff9b::7f00:1]/jwks", nil)), "on a loopback host"},
 		"unspecified":               {status(200, metadataOf(testIssuer, "https://0.0.0.0/jwks", nil)), "on a loopback host"},
 		"loopback as a number":      {status(200, metadataOf(testIssuer, "https://2130706433/jwks", nil)), "on a numeric host"},
+		"loopback, full width":      {status(200, metadataOf(testIssuer, "https://１２７.０.０.１/jwks", nil)), "on a non-ASCII host"},
+		"loopback, soft hyphen":     {status(200, metadataOf(testIssuer, "https://l\u00adocalhost/jwks", nil)), "on a non-ASCII host"},
 		"loopback, short":           {status(200, metadataOf(testIssuer, "https://127.1/jwks", nil)), "on a numeric host"},
 		"loopback, hexadecimal":     {status(200, metadataOf(testIssuer, "https://0x7f.1/jwks", nil)), "on a numeric host"},
 		"loopback, hexadecimal end": {status(200, metadataOf(testIssuer, "https://0x7f000001/jwks", nil)), "on a numeric host"},

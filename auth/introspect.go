@@ -32,8 +32,16 @@ type IntrospectionConfig struct {
 	// client of its own that keeps up to 100 connections, with the proxies of
 	// the environment.
 	Client *http.Client
-	// MaxBody bounds an answer in bytes. 1 to 16 MiB. Default: 256 KiB.
+	// MaxBody bounds an answer in bytes. Those of tokens that are remembered stay
+	// in memory, up to [Config.CacheEntries] of them. 1 to 16 MiB. Default: 32
+	// KiB.
 	MaxBody int64
+}
+
+// Format prints the endpoint and the client's id, whatever the verb, and no
+// secret.
+func (cfg IntrospectionConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "token introspection at %s as %q", bareURL(cfg.URL), cfg.ClientID)
 }
 
 // Introspection is a [TokenVerifier] that asks the authorization server about
@@ -55,7 +63,7 @@ var _ TokenVerifier = (*Introspection)(nil)
 // once, and asks nobody yet.
 func NewIntrospection(cfg IntrospectionConfig) (*Introspection, error) {
 	if cfg.MaxBody == 0 {
-		cfg.MaxBody = 256 << 10
+		cfg.MaxBody = 32 << 10
 	}
 	var f faults
 	checkURL(&f, "IntrospectionConfig.URL", cfg.URL, cfg.InsecureHTTP)
@@ -95,8 +103,11 @@ func (in *Introspection) Format(f fmt.State, _ rune) {
 var introspectionNames = append([]string{"active", "token_type", "token_use"}, registeredClaims...)
 
 var (
-	errNoAnswer = errors.New("not an introspection response: active is not a boolean")
-	errRefresh  = fmt.Errorf("%w: it is no bearer access token", ErrInactive)
+	// errUnreadable marks an answer that came and says nothing. What is in it may
+	// be of the token's owner.
+	errUnreadable = errors.New("the introspection response is of no use")
+	errNoAnswer   = fmt.Errorf("%w: active is not a boolean", errUnreadable)
+	errRefresh    = fmt.Errorf("%w: it is no bearer access token", ErrInactive)
 )
 
 // VerifyToken asks about token. It returns [ErrInactive] if the server says that
@@ -128,12 +139,14 @@ func (in *Introspection) VerifyToken(ctx context.Context, token string) (map[str
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		return nil, &statusError{resp.StatusCode, breaker.RetryAfter(resp.Header.Get("Retry-After"), time.Now())}
+	case errors.Is(err, errTooLong):
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	case err != nil:
 		return nil, err
 	}
 	m, err := decodeObject(data, introspectionNames)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	active, ok := m["active"].(bool)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"reflect"
 	"slices"
@@ -114,7 +115,7 @@ func (s *state) verifySignature(is *issuer, raw string, t *token, c *claims, k *
 	}
 	v := &verified{
 		raw: strings.Clone(raw), issuer: is, kid: t.kid, alg: t.alg, key: k, at: now.UnixNano(),
-		expires: c.expires.UnixNano(), issued: unixNano(c.issued), until: c.expires.Add(is.cfg.Leeway),
+		expires: unixNano(c.expires), issued: unixNano(c.issued), until: c.expires.Add(is.cfg.Leeway),
 		principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: name, Subject: c.subject, Scopes: c.scopes, Claims: t.payload, Method: "jwt",
 			Expires: c.expires, Audience: c.audience, Credential: c.id,
@@ -125,10 +126,14 @@ func (s *state) verifySignature(is *issuer, raw string, t *token, c *claims, k *
 	return v, nil
 }
 
-// unixNano returns 0 for the zero time.
+// unixNano returns 0 for the zero time, and the end of time, which is in 2262,
+// for all that is later.
 func unixNano(t time.Time) int64 {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return 0
+	case t.Unix() >= math.MaxInt64/int64(time.Second):
+		return math.MaxInt64
 	}
 	return t.UnixNano()
 }

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -74,6 +75,12 @@ type JWKSConfig struct {
 	// Observer hears of fetches that failed or work again, of the breaker, and
 	// of keys that cannot be used. Default: nobody.
 	Observer gatemesh.Observer
+}
+
+// Format prints where the keys come from, whatever the verb, without what may
+// be secret.
+func (cfg JWKSConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "JWKS of %s%s%s", bareURL(cfg.URL), bareURL(cfg.Discovery), cfg.File)
 }
 
 func (cfg JWKSConfig) withDefaults() JWKSConfig {
@@ -174,7 +181,7 @@ func checkURL(f *faults, field, raw string, insecure bool) {
 // bareURL returns a URL without what may be secret.
 func bareURL(raw string) string {
 	u, err := url.Parse(raw)
-	if err != nil {
+	if err != nil || raw == "" {
 		return ""
 	}
 	return u.Scheme + "://" + u.Host + u.EscapedPath()

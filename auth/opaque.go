@@ -150,11 +150,11 @@ func (o *Opaque) newBreaker() (*breaker.Breaker, error) {
 
 // opaque is an [Opaque], made ready.
 type opaque struct {
-	cfg      Opaque
-	is       *issuer // what judges the claims
-	breaker  *breaker.Breaker
-	places   chan struct{}
-	inactive inactive
+	cfg     Opaque
+	is      *issuer // what judges the claims
+	breaker *breaker.Breaker
+	places  chan struct{}
+	refused refusals
 }
 
 func newOpaque(cfg *Opaque, realm string) (*opaque, error) {
@@ -163,7 +163,7 @@ func newOpaque(cfg *Opaque, realm string) (*opaque, error) {
 		return nil, err
 	}
 	o := &opaque{cfg: *cfg, breaker: b, places: make(chan struct{}, cfg.MaxConcurrent)}
-	o.inactive.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	o.refused.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 	o.is = newIssuer(Issuer{
 		Issuer: cfg.Issuer, Audience: cfg.Audience, AudienceClaim: cfg.AudienceClaim, Leeway: cfg.Leeway, RequiredScopes: cfg.RequiredScopes,
 	}, realm)
@@ -190,12 +190,13 @@ func (s *state) verifyOpaque(ctx context.Context, raw string, fl *flight) {
 		fl.denial = d
 		s.flights.land(raw, fl)
 	}
+	if d := o.refused.get(raw, time.Now()); d != nil {
+		refuse(d)
+		return
+	}
 	switch {
 	case !isB64Token(raw):
 		refuse(s.deny.malformed.WithCause(errB64Token))
-		return
-	case o.inactive.has(raw, time.Now()):
-		refuse(s.deny.inactive)
 		return
 	case o.breaker.State() == breaker.Open && o.breaker.Remaining() > 0: // not worth a place
 		refuse(s.unavailable(errBreakerOpen))
@@ -250,27 +251,35 @@ func (s *state) judgeAnswer(raw string, claims map[string]any, err error, permit
 	switch {
 	case errors.Is(err, ErrInactive):
 		permit.Success()
-		s.opaque.inactive.add(raw, now, s.opaque.cfg.InactiveTTL)
+		s.opaque.refused.add(raw, s.deny.inactive, now, s.opaque.cfg.InactiveTTL)
 		return nil, s.deny.inactive.WithCause(err)
 	case errors.As(err, &d) && d != nil && (d.Code == gatemesh.Unauthenticated || d.Code == gatemesh.PermissionDenied):
 		permit.Success()
 		return nil, d
 	case errors.As(err, &answer):
 		// Other answers are about us, such as our secret, or about the token: who
-		// knows one that is answered with 500 is not to open the breaker with it.
+		// knows one that is answered with 500 is not to open the breaker with it,
+		// nor to keep its probes for himself.
 		switch answer.status {
 		case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 			permit.Failure(answer.after)
 		default:
-			permit.Neutral()
+			permit.Success()
 		}
+		return nil, s.unavailable(err)
+	case errors.Is(err, errUnreadable):
+		permit.Success() // likewise
 		return nil, s.unavailable(err)
 	case err != nil:
 		permit.Failure(0)
 		return nil, s.unavailable(err)
 	}
 	permit.Success()
-	return s.judgeClaims(raw, claims, now)
+	v, d := s.judgeClaims(raw, claims, now)
+	if d != nil && d != s.deny.notYet {
+		s.opaque.refused.add(raw, d, now, s.opaque.cfg.InactiveTTL)
+	}
+	return v, d
 }
 
 // judgeClaims judges the claims of a token that is active.
@@ -300,7 +309,7 @@ func (s *state) judgeClaims(raw string, m map[string]any, now time.Time) (*verif
 		method = "introspection"
 	}
 	v := &verified{
-		raw: raw, issuer: is, at: now.UnixNano(), expires: c.expires.UnixNano(), issued: unixNano(c.issued),
+		raw: raw, issuer: is, at: now.UnixNano(), expires: unixNano(c.expires), issued: unixNano(c.issued),
 		until: c.expires.Add(is.cfg.Leeway),
 		principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: is.cfg.Issuer, Subject: c.subject, Scopes: c.scopes, Claims: m, Method: method,
@@ -325,44 +334,53 @@ func isB64Token(s string) bool {
 	return s != ""
 }
 
-// maxInactive bounds the memory of tokens that are not good. Whoever fills it
+// maxRefused bounds the memory of tokens that are not good. Whoever fills it
 // makes others of its kind be asked about again, and nothing else.
-const maxInactive = 10_000
+const maxRefused = 10_000
 
-// inactive remembers tokens that are not good, by two hashes that nobody
-// outside can compute.
-type inactive struct {
+// refusals remembers tokens that are not good, by two hashes that nobody outside
+// can compute.
+type refusals struct {
 	seeds [2]maphash.Seed
 	mu    sync.Mutex
-	until map[[2]uint64]time.Time
+	by    map[[2]uint64]refusal
 }
 
-func (n *inactive) key(raw string) [2]uint64 {
+type refusal struct {
+	denial *gatemesh.Denial
+	until  time.Time
+}
+
+func (n *refusals) key(raw string) [2]uint64 {
 	return [2]uint64{maphash.String(n.seeds[0], raw), maphash.String(n.seeds[1], raw)}
 }
 
-func (n *inactive) has(raw string, now time.Time) bool {
+// get returns how raw is to be refused, or nil.
+func (n *refusals) get(raw string, now time.Time) *gatemesh.Denial {
 	k := n.key(raw)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return now.Before(n.until[k])
+	if r := n.by[k]; now.Before(r.until) {
+		return r.denial
+	}
+	return nil
 }
 
-func (n *inactive) add(raw string, now time.Time, ttl time.Duration) {
+func (n *refusals) add(raw string, d *gatemesh.Denial, now time.Time, ttl time.Duration) {
 	if ttl <= 0 {
 		return
 	}
 	k := n.key(raw)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.until == nil {
-		n.until = map[[2]uint64]time.Time{}
+	if n.by == nil {
+		n.by = map[[2]uint64]refusal{}
 	}
-	for old := range n.until { // any, as the order of a map is random
-		if len(n.until) < maxInactive {
+	for old := range n.by { // any, as the order of a map is random
+		if len(n.by) < maxRefused {
 			break
 		}
-		delete(n.until, old)
+		delete(n.by, old)
 	}
-	n.until[k] = now.Add(ttl)
+	n.by[k] = refusal{d, now.Add(ttl)}
 }

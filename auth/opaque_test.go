@@ -337,10 +337,10 @@ func TestOpaqueInactive(t *testing.T) {
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, "ok", tokenReason(t, a, "bad"))
 		s.set(func(context.Context, string) (map[string]any, error) { return nil, ErrInactive })
-		for i := range maxInactive + 1000 {
+		for i := range maxRefused + 1000 {
 			tokenReason(t, a, fmt.Sprint("invented", i))
 		}
-		assert.LessOrEqual(t, len(a.state.Latest().opaque.inactive.until), maxInactive)
+		assert.LessOrEqual(t, len(a.state.Latest().opaque.refused.by), maxRefused)
 	})
 	s := newServer(func(context.Context, string) (map[string]any, error) { return nil, ErrInactive })
 	a := newOpaqueAuth(t, s, func(c *Config) { c.Opaque.InactiveTTL = -1 })
@@ -521,6 +521,93 @@ func TestOpaqueSame(t *testing.T) {
 	}
 }
 
+// TestOpaqueGetsAnIssuer: what was accepted of a JWT by asking does not hold when
+// its issuer is one that is judged by keys.
+func TestOpaqueGetsAnIssuer(t *testing.T) {
+	t.Parallel()
+	s := newServer(func(context.Context, string) (map[string]any, error) {
+		return m{"sub": "u", "aud": testAudience, "exp": float64(time.Now().Add(time.Hour).Unix())}, nil
+	})
+	cfg := Config{Opaque: &Opaque{Verifier: s, Issuer: "https://opaque.example", Audience: []string{testAudience}}}
+	a, err := New(cfg)
+	require.NoError(t, err)
+	forged := sign(t, "EdDSA", otherEd(), m{"alg": "EdDSA", "kid": "ed"}, payload(time.Now(), nil))
+	require.Equal(t, "ok", tokenReason(t, a, forged))
+	cfg.Issuers = []Issuer{edIssuer(t)}
+	require.NoError(t, a.Update(cfg))
+	assert.Equal(t, "token_signature", tokenReason(t, a, forged))
+}
+
+// TestOpaqueRemembersRefusals: a token that is active and not for us is not asked
+// about for every call.
+func TestOpaqueRemembersRefusals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		later := time.Now().Add(time.Second).Unix()
+		for want, test := range map[string]struct {
+			change m
+			calls  int64
+		}{
+			"token_audience": {m{"aud": "others"}, 1}, "token_issuer": {m{"iss": "x"}, 1}, "scope_missing": {m{"scope": ""}, 1},
+			"token_malformed": {m{"exp": "x"}, 1}, "token_not_yet_valid": {m{"nbf": later}, 10},
+		} {
+			s := newServer(active(time.Hour, test.change))
+			a := newOpaqueAuth(t, s, func(c *Config) { c.Opaque.RequiredScopes = []string{"read"} })
+			if want != "scope_missing" {
+				a = newOpaqueAuth(t, s)
+			}
+			for range 10 {
+				assert.Equal(t, want, tokenReason(t, a, "token"))
+			}
+			assert.Equal(t, test.calls, s.calls.Load(), want)
+		}
+	})
+}
+
+// TestTokensForEver: an expiry past the end of nanoseconds, in 2262, is one.
+func TestTokensForEver(t *testing.T) {
+	t.Parallel()
+	for _, exp := range []int64{9_000_000_000, 9_999_999_999, 253402300799} {
+		s := newServer(func(context.Context, string) (map[string]any, error) {
+			return m{"sub": "u", "aud": testAudience, "exp": float64(exp)}, nil
+		})
+		a := newOpaqueAuth(t, s, func(c *Config) {
+			c.Issuers = []Issuer{edIssuer(t)}
+			c.Opaque.Issuer = "https://opaque.example"
+		})
+		jwt := edToken(t, payload(time.Now(), m{"exp": exp}))
+		for range 10 {
+			assert.Equal(t, "ok", tokenReason(t, a, "token"))
+			assert.Equal(t, "ok", tokenReason(t, a, jwt))
+		}
+		assert.EqualValues(t, 1, s.calls.Load(), exp)
+		assert.NotNil(t, a.state.Latest().cache.get(jwt))
+	}
+}
+
+// TestOpaqueProbes: whoever has a token that the server answers with a failure
+// does not keep the breaker from closing.
+func TestOpaqueProbes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(down)
+		a := newOpaqueAuth(t, s)
+		for i := range 5 {
+			tokenReason(t, a, fmt.Sprint(i))
+		}
+		require.Equal(t, breaker.Open, a.state.Latest().opaque.breaker.State())
+		s.set(func(ctx context.Context, token string) (map[string]any, error) {
+			if token == "bad" {
+				return nil, &statusError{500, 0}
+			}
+			return active(time.Hour, nil)(ctx, token)
+		})
+		time.Sleep(5 * time.Second)
+		assert.Equal(t, "token_unverifiable", tokenReason(t, a, "bad"), "the probe")
+		assert.Equal(t, "ok", tokenReason(t, a, "alice"))
+	})
+}
+
 func TestOpaqueFaults(t *testing.T) {
 	t.Parallel()
 	faults := func(o Opaque) string {
@@ -639,6 +726,15 @@ func TestIntrospection(t *testing.T) {
 	}
 	assert.Zero(t, elsewhere.Load())
 
+	// What the owner of one token can put into its claims opens no breaker.
+	deep := http.HandlerFunc(says(200, `{"active":true,"x":`+strings.Repeat("[", 30)+strings.Repeat("]", 30)+`}`))
+	answer.Store(&deep)
+	a := newOpaqueAuth(t, in, func(c *Config) { c.Opaque.Breaker.Failures = 1 })
+	for range 3 {
+		assert.Equal(t, "token_unverifiable", tokenReason(t, a, "to+ken/="))
+	}
+	assert.Equal(t, breaker.Closed, a.state.Latest().opaque.breaker.State())
+
 	post := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		assert.NoError(t, r.ParseForm())
 		assert.Equal(t, url.Values{"token": {"t"}, "token_type_hint": {"access_token"}, "client_id": {"c"}, "client_secret": {"s"}}, r.PostForm)
@@ -649,6 +745,10 @@ func TestIntrospection(t *testing.T) {
 	in2, err := NewIntrospection(IntrospectionConfig{URL: srv.URL, ClientID: "c", ClientSecret: "s", CredentialsInBody: true, Client: srv.Client()})
 	require.NoError(t, err)
 	assert.Equal(t, "ok", tokenReason(t, newOpaqueAuth(t, in2), "t"))
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		assert.NotContains(t, fmt.Sprintf(verb, IntrospectionConfig{URL: "https://idp/x?k=QUERY", ClientID: "c", ClientSecret: "SECRET"}), "SECRET")
+		assert.NotContains(t, fmt.Sprintf(verb, []any{IntrospectionConfig{URL: "https://idp/x?k=QUERY"}, JWKSConfig{URL: "https://idp/x?k=QUERY"}}), "QUERY")
+	}
 	_, err = new(Introspection).VerifyToken(t.Context(), "t")
 	assert.Error(t, err)
 }

@@ -103,9 +103,10 @@ type Revocations struct {
 	changes atomic.Uint64
 	blind   atomic.Int64 // Unix ns from when on nothing is known of the Log; 0 while it is followed
 
-	mu      sync.RWMutex
-	entries map[revocationKey]revoked
-	sweepAt int // the number of entries at which to look for those that are over
+	mu       sync.RWMutex
+	entries  map[revocationKey]revoked
+	sweepAt  int       // the number of entries at which to look for those that are over
+	earliest time.Time // no entry is over before
 }
 
 type revocationKey struct {
@@ -198,7 +199,7 @@ func (r *Revocations) add(list []Revocation) (all bool) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all = true
+	all, swept := true, false
 	for i := range list {
 		rev := &list[i]
 		if !now.Before(rev.Until) {
@@ -212,9 +213,16 @@ func (r *Revocations) add(list []Revocation) (all bool) {
 			k = revocationKey{'k', rev.Issuer, rev.KeyID}
 		}
 		old, there := r.entries[k]
-		if !there && !r.room(now) {
+		if !there && len(r.entries) >= min(r.sweepAt, r.cfg.MaxEntries) && !swept && !now.Before(r.earliest) {
+			swept = true
+			r.sweep(now)
+		}
+		if !there && len(r.entries) >= r.cfg.MaxEntries {
 			all = false
 			continue
+		}
+		if !there && (len(r.entries) == 0 || rev.Until.Before(r.earliest)) {
+			r.earliest = rev.Until
 		}
 		r.entries[k] = revoked{later(old.before, rev.IssuedBefore), later(old.until, rev.Until)}
 	}
@@ -222,18 +230,19 @@ func (r *Revocations) add(list []Revocation) (all bool) {
 	return all
 }
 
-// room reports whether another entry may be kept, and forgets those that are
-// over whenever there are twice as many as after the last time.
-func (r *Revocations) room(now time.Time) bool {
-	if len(r.entries) >= min(r.sweepAt, r.cfg.MaxEntries) {
-		for k, e := range r.entries {
-			if !now.Before(e.until) {
-				delete(r.entries, k)
-			}
+// sweep forgets the entries that are over. It is worth it only when there are
+// twice as many as after the last time, or no room.
+func (r *Revocations) sweep(now time.Time) {
+	r.earliest = time.Time{}
+	for k, e := range r.entries {
+		switch {
+		case !now.Before(e.until):
+			delete(r.entries, k)
+		case r.earliest.IsZero() || e.until.Before(r.earliest):
+			r.earliest = e.until
 		}
-		r.sweepAt = max(1024, 2*len(r.entries))
 	}
-	return len(r.entries) < r.cfg.MaxEntries
+	r.sweepAt = max(1024, 2*len(r.entries))
 }
 
 func later(a, b time.Time) time.Time {
@@ -273,7 +282,7 @@ func (r *Revocations) concern(b bearing, now time.Time) bool {
 		return true
 	}
 	e, ok := holds('s', b.subject)
-	return ok && b.issued < e.before.UnixNano()
+	return ok && b.issued < unixNano(e.before)
 }
 
 // follow keeps up with the Log.
@@ -352,7 +361,11 @@ func (s *state) checkRevoked(v *verified, now time.Time) *gatemesh.Denial {
 		return nil
 	}
 	p := v.principal
-	if r.concern(bearing{p.Issuer(), p.Credential(), p.Subject(), v.kid, v.issued}, now) {
+	keyID := ""
+	if v.key != nil { // not its kid, which it need not have
+		keyID = v.key.id
+	}
+	if r.concern(bearing{p.Issuer(), p.Credential(), p.Subject(), keyID, v.issued}, now) {
 		return s.deny.revoked
 	}
 	v.cleared.Store(changes)

@@ -58,6 +58,8 @@ func TestRevoke(t *testing.T) {
 		{"a user, a moment later", Revocation{Subject: "alice", IssuedBefore: now.Add(-30*time.Second + 1)}, []string{"alice 1", "alice 2", "alice, when"}},
 		{"a key", Revocation{KeyID: "two"}, []string{"key 2"}},
 		{"the other key", Revocation{KeyID: "ed"}, []string{"alice 1", "alice 2", "alice, when", "bob 4", "nobody"}},
+		{"a user, for ever", Revocation{Subject: "bob", IssuedBefore: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)}, []string{"bob 4"}},
+		{"a user, until past the end of nanoseconds", Revocation{Subject: "bob", IssuedBefore: time.Date(2262, 6, 1, 0, 0, 0, 0, time.UTC)}, []string{"bob 4"}},
 		{"nobody we know", Revocation{Credential: "alice"}, nil},
 		{"of somebody else", Revocation{Issuer: other, Subject: "alice", IssuedBefore: now}, []string{"elsewhere"}},
 	} {
@@ -101,6 +103,47 @@ func TestRevoke(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRevokeKeyWithoutKid: a stolen key signs nothing that passes, by leaving out
+// which one it is.
+func TestRevokeKeyWithoutKid(t *testing.T) {
+	t.Parallel()
+	for _, warm := range []bool{true, false} {
+		r := newRevocations(t)
+		a, err := New(Config{Issuers: []Issuer{edIssuer(t)}, Revocations: r})
+		require.NoError(t, err)
+		token := sign(t, "EdDSA", edKey(), m{"alg": "EdDSA"}, payload(time.Now(), nil))
+		if warm {
+			require.Equal(t, "ok", tokenReason(t, a, token))
+		}
+		require.NoError(t, r.Revoke(t.Context(), Revocation{Issuer: testIssuer, KeyID: "ed", Until: time.Now().Add(time.Hour)}))
+		assert.Equal(t, "token_revoked", tokenReason(t, a, token))
+	}
+}
+
+// TestRevocationsFull: a log that is longer than allowed costs one look at what
+// there is, not one for each of its lines, and what is there can still be extended.
+func TestRevocationsFull(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRevocations(t, func(c *RevocationsConfig) { c.MaxEntries = 20_000 })
+		var list []Revocation
+		for i := range 40_000 {
+			list = append(list, Revocation{Issuer: testIssuer, Credential: fmt.Sprint(i), Until: time.Now().Add(time.Minute)})
+		}
+		require.False(t, r.add(list))
+		assert.Equal(t, 20_000, r.Len())
+		assert.Equal(t, time.Now().Add(time.Minute), r.earliest)
+		r.sweepAt = -1 // would be noticed by a look
+		list[0].Until = time.Now().Add(time.Hour)
+		require.False(t, r.add(list))
+		assert.Equal(t, -1, r.sweepAt, "nothing can be over yet")
+		time.Sleep(time.Minute)
+		require.True(t, r.add([]Revocation{{Issuer: testIssuer, Credential: "new", Until: time.Now().Add(time.Minute)}}))
+		assert.Equal(t, 2, r.Len())
+		assert.True(t, r.concern(bearing{issuer: testIssuer, credential: "0"}, time.Now()), "extended")
+	})
 }
 
 func TestRevokeOpaqueAndAPIKeys(t *testing.T) {

@@ -45,9 +45,10 @@ type GateConfig struct {
 //
 // One caller must not be able to take a destination away from others. So of the
 // calls that are made for one unauthenticated client, by its address (see
-// [gatemesh.ClientNetwork]), no more failures count than a quarter of MinCalls
-// in a Window, or of Failures in a row, at least one; and after its probe has
-// failed, others have a Delay to make the next. Of callers with a principal or
+// [gatemesh.ClientNetwork]), no more failures count than a quarter of those that
+// open the breaker (Failures, or FailureRate of MinCalls), at least one; and after
+// its probe has failed, others have a Delay to make the next. A breaker that two
+// failures open is open to one client. Of callers with a principal or
 // a peer, and of the application's own calls, all count: a caller that makes
 // most of a destination's calls can open its breaker, if it knows requests to
 // which that gives no answer. A rate limit for each consumer bounds that.

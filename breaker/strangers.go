@@ -32,16 +32,18 @@ func stranger(c *gatemesh.Call) uint64 {
 	return maphash.Comparable(seed, gatemesh.ClientNetwork(in.Client(), 64)) | 1<<63
 }
 
-// hear reports whether a failure of a call for from counts: those of one
-// stranger are never more than a quarter of what opens the breaker. Two that
-// share a count are taken for one, which errs towards a breaker that is closed.
+// hear reports whether a failure of a call for from counts: in a window, those of
+// one stranger are no more than a quarter of the failures that open the breaker,
+// but at least one; so two windows, which may both be within one of the breaker's,
+// make no more than half. Two strangers that share a count are taken for one,
+// which errs towards a breaker that is closed.
 func (s *strangers) hear(from uint64, t trips, now time.Time) bool {
 	if from == 0 {
 		return true
 	}
 	most := t.failures
 	if t.rate > 0 {
-		most = t.minCalls
+		most = int(t.rate * float64(t.minCalls))
 		if now.Sub(s.since) >= t.window {
 			s.forget()
 			s.since = now

@@ -99,6 +99,35 @@ func TestBR01_OneClient(t *testing.T) {
 	}
 }
 
+// TestBR01_OneClientAtTheEdge: two windows of what one client can say are less
+// than what opens the breaker, whatever others have said before.
+func TestBR01_OneClientAtTheEdge(t *testing.T) {
+	t.Parallel()
+	const bad = "192.0.2.66"
+	for _, rate := range []float64{0, 0.25} {
+		synctest.Test(t, func(t *testing.T) {
+			g, err := NewGate(GateConfig{Policy: Policy{FailureRate: rate}})
+			require.NoError(t, err)
+			f := newFront(t, g, status(503))
+			say := func(good, bads int) {
+				for range good {
+					f.ask(t.Context(), "/", bad, "")
+				}
+				for range bads {
+					f.ask(t.Context(), "/fails", bad, "")
+				}
+			}
+			f.ask(t.Context(), "/fails", "192.0.2.1", "") // begins a window
+			time.Sleep(9500 * time.Millisecond)
+			say(15, 100)
+			time.Sleep(700 * time.Millisecond)
+			say(0, 100)
+			assert.Equal(t, Closed, g.State(service("a")))
+			assert.Equal(t, 200, f.ask(t.Context(), "/", "192.0.2.2", ""))
+		})
+	}
+}
+
 // TestStrangersTogether: an outage that many meet opens the breaker, and so do
 // callers that are known, each by itself.
 func TestStrangersTogether(t *testing.T) {
@@ -225,11 +254,11 @@ func TestStrangersForget(t *testing.T) {
 	t.Parallel()
 	var s strangers
 	now := time.Now()
-	byRate := trips{rate: 0.5, minCalls: 8, window: 10 * time.Second}
+	byRate := trips{rate: 0.5, minCalls: 16, window: 10 * time.Second}
 	for range 3 {
 		assert.True(t, s.hear(1, byRate, now))
 		assert.True(t, s.hear(1, byRate, now.Add(9*time.Second)))
-		assert.False(t, s.hear(1, byRate, now.Add(9*time.Second)), "a quarter of 8")
+		assert.False(t, s.hear(1, byRate, now.Add(9*time.Second)), "a quarter of 8, which open it")
 		assert.True(t, s.hear(2, byRate, now.Add(9*time.Second)), "another")
 		assert.True(t, s.hear(0, byRate, now.Add(9*time.Second)), "nobody")
 		now = now.Add(10 * time.Second)

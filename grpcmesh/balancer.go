@@ -59,6 +59,7 @@ type connection struct {
 	// uses is how many calls it was picked for that have not ended, and retired
 	// once no further one may be.
 	uses atomic.Int64
+	shut atomic.Bool
 }
 
 const retired = 1 << 62
@@ -74,7 +75,7 @@ func (c *connection) take() bool {
 
 // leave notes that a call which used c has ended.
 func (c *connection) leave() {
-	if c.uses.Add(-1) == retired {
+	if c.uses.Add(-1) == retired && c.shut.CompareAndSwap(false, true) {
 		go c.sc.Shutdown() // which may wait for the network, and a call should not
 	}
 }
@@ -102,7 +103,7 @@ func (c *connection) retire() {
 		c.before.retire()
 		c.before = nil
 	}
-	if c.uses.Or(retired) == 0 {
+	if c.uses.Or(retired) == 0 && c.shut.CompareAndSwap(false, true) {
 		c.sc.Shutdown()
 	}
 }
