@@ -604,6 +604,7 @@ func TestOpaqueProbes(t *testing.T) {
 		})
 		time.Sleep(5 * time.Second)
 		assert.Equal(t, "token_unverifiable", tokenReason(t, a, "bad"), "the probe")
+		assert.Equal(t, breaker.Closed, a.state.Latest().opaque.breaker.State(), "it was answered")
 		assert.Equal(t, "ok", tokenReason(t, a, "alice"))
 	})
 }
