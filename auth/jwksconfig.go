@@ -67,6 +67,8 @@ type JWKSConfig struct {
 	// fetch, the next one follows within two cool-downs, unless the third failure
 	// in a row opened the breaker and the endpoint asked for more with
 	// Retry-After, which is granted up to a minute.
+	// An issuer that signs with a key sooner after it has published it may see
+	// its tokens refused until the cool-down is over.
 	// Default: 10 seconds, or RefreshInterval if that is less, which is also its
 	// upper limit.
 	Cooldown time.Duration
