@@ -113,13 +113,13 @@ func (p *platform) client(http1, fresh bool) *http.Client {
 }
 
 func (f *front) close() {
+	if f.pool != nil {
+		_ = f.pool.Close() // the platform ends; it waits for a Resolve, which takes mu
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, t := range f.transport {
 		t.CloseIdleConnections()
-	}
-	if f.pool != nil {
-		_ = f.pool.Close() // the platform ends
 	}
 	f.probes.CloseIdleConnections()
 }
