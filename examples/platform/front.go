@@ -113,8 +113,11 @@ func (p *platform) client(http1, fresh bool) *http.Client {
 }
 
 func (f *front) close() {
-	if f.pool != nil {
-		_ = f.pool.Close() // the platform ends; it waits for a Resolve, which takes mu
+	f.mu.Lock()
+	p := f.pool
+	f.mu.Unlock()
+	if p != nil {
+		_ = p.Close() // the platform ends; it waits for a Resolve, which takes mu
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
