@@ -2,15 +2,29 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh/mtls"
 )
 
-// rotations is how often act h replaces everything.
-const rotations = 3
+// rotation says how often act h replaces certificates, and in what time.
+type rotation struct {
+	leaves, roots int
+	over          time.Duration
+}
+
+// The short one is over when the load has seen every certificate; the full one,
+// for -full, is F-04 of the project's threat table.
+var (
+	shortRotation = rotation{leaves: 6, roots: 3}
+	fullRotation  = rotation{leaves: 100, roots: 5, over: time.Minute}
+)
 
 // actRotation replaces every leaf certificate of mesh and gateway and the root
 // of the mesh, again and again, while requests flow over HTTP/1.1, HTTP/2, new
@@ -45,48 +59,107 @@ func actRotation(ctx context.Context, p *platform, r *report) error {
 	if err := l.advance(ctx, 20); err != nil {
 		return err
 	}
-	before := p.running("order-service", "")[0].member.TLS().Credentials().Certificate.Leaf
-	for range rotations {
-		if err := p.rotate(ctx, l); err != nil {
+	order := p.running("order-service", "")[0].member.TLS()
+	leaves, roots := map[string]bool{}, map[string]bool{}
+	plan := shortRotation
+	if p.full {
+		plan = fullRotation
+	}
+	begin, stale := time.Now(), 0
+	for i := range plan.leaves {
+		if err := until(ctx, begin.Add(plan.over*time.Duration(i)/time.Duration(plan.leaves))); err != nil {
 			return err
 		}
+		// A root once in so many certificates.
+		late, err := p.rotate(ctx, l, i%(plan.leaves/plan.roots) == 0)
+		if err != nil {
+			return err
+		}
+		stale += late
+		leaves[order.Credentials().Certificate.Leaf.SerialNumber.String()] = true
+		for _, c := range p.mesh.CA().Bundle() {
+			roots[c.SerialNumber.String()] = true
+		}
 	}
-	after := p.running("order-service", "")[0].member.TLS().Credentials().Certificate.Leaf
+	took := time.Since(begin)
 	l.report(r, "h")
-	r.same("h", "certificates of order-service are others", true, after.SerialNumber.Cmp(before.SerialNumber) != 0)
+	r.holds("h", "certificates of order-service, roots", fmt.Sprintf("%d, %d", plan.leaves, plan.roots),
+		fmt.Sprintf("%d, %d in %s", len(leaves), len(roots), took.Round(100*time.Millisecond)),
+		len(leaves) == plan.leaves && len(roots) == plan.roots)
+	r.same("h", "new connections that still met the old certificate", 0, stale)
 	r.same("h", "roots that are trusted at the end", 1, len(p.mesh.CA().Bundle()))
 	return nil
 }
 
-// rotate replaces everything once: the new root is trusted before anybody has a
-// certificate of it, and the old one until nobody uses one of its own.
-func (p *platform) rotate(ctx context.Context, l *load) error {
-	ca := p.mesh.CA()
-	if err := ca.Rotate(); err != nil {
-		return err
+// until waits for at.
+func until(ctx context.Context, at time.Time) error {
+	timer := time.NewTimer(time.Until(at))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	if p.broken == "h" {
-		if err := ca.Retire(); err != nil {
-			return err
+}
+
+// rotate replaces every certificate once, and the root of the mesh if root is
+// set: a new root is trusted before anybody has a certificate of it, and the
+// old one until nobody uses one of its own. It returns how many workloads
+// presented their old certificate to a connection made after that.
+func (p *platform) rotate(ctx context.Context, l *load, root bool) (stale int, err error) {
+	ca := p.mesh.CA()
+	if root {
+		if err := ca.Rotate(); err != nil {
+			return 0, err
+		}
+		if p.broken == "h" {
+			if err := ca.Retire(); err != nil {
+				return 0, err
+			}
+		}
+		if err := l.advance(ctx, 20); err != nil {
+			return 0, err
 		}
 	}
-	if err := l.advance(ctx, 20); err != nil {
-		return err
-	}
 	if err := p.mesh.Renew(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := p.edge.renew(); err != nil {
-		return err
+		return 0, err
+	}
+	if stale, err = p.stale(ctx); err != nil {
+		return stale, err
 	}
 	// Requests that were under way at the renewal have ended by then.
 	if err := l.advance(ctx, 4*workers); err != nil {
-		return err
+		return stale, err
 	}
-	if err := ca.Retire(); err != nil {
-		return err
+	if root {
+		err = ca.Retire()
 	}
-	return l.advance(ctx, 20)
+	return stale, err
+}
+
+// stale counts the echo services that do not present today's certificate.
+func (p *platform) stale(ctx context.Context) (n int, err error) {
+	for _, r := range p.running("echo-service", "") {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.http)
+		if err != nil {
+			return n, err
+		}
+		// Only the server's half counts here, so the caller needs no name.
+		client := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}) //nolint:gosec // see above
+		err = client.HandshakeContext(ctx)
+		leaf := r.member.TLS().Credentials().Certificate.Leaf
+		if err == nil && !client.ConnectionState().PeerCertificates[0].Equal(leaf) {
+			n++
+		}
+		if err = errors.Join(err, conn.Close()); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // meshFlows are calls of order-service to a service that speaks HTTP/2, one

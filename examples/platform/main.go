@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	once := flags.Bool("once", false, "play the acts, print the table and exit, with 1 if one failed")
 	broken := flags.String("break", "", "remove the guard that this `act` proves, and play it; it must fail")
 	listen := flags.String("listen", "127.0.0.1:0", "loopback `address` of the gateway")
+	full := flags.Bool("full", false, "with -once, let act h take a minute: 100 certificates for each workload and 5 roots")
 	verbose := flags.Bool("v", false, "with -once, show the services' log lines")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -58,7 +59,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if *verbose || !*once && *broken == "" {
 		logs = stderr
 	}
-	p, err := start(ctx, config{listen: *listen, broken: *broken, rolls: *once && *broken == "" || *broken == "k", logs: logs})
+	p, err := start(ctx, config{listen: *listen, broken: *broken, rolls: *once && *broken == "" || *broken == "k", full: *full, logs: logs})
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type config struct {
 	listen string    // of the gateway
 	broken string    // the act whose guard is removed, or ""
 	rolls  bool      // whether services are going to be rolled
+	full   bool      // whether act h takes its full minute
 	logs   io.Writer // where log lines go
 }
 
