@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
-	"github.com/gatemesh-go/gatemesh/examples/platform/paymentspb"
+	"github.com/gatemesh-go/gatemesh/examples/service/paymentspb"
 )
 
 // actGRPC charges payments over gRPC: as order-service for a user, as a

@@ -15,7 +15,7 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/breaker"
-	"github.com/gatemesh-go/gatemesh/examples/platform/paymentspb"
+	"github.com/gatemesh-go/gatemesh/examples/service/paymentspb"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/meshtest"
 	"github.com/gatemesh-go/gatemesh/mtls"

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gatemesh-go/gatemesh"
-	"github.com/gatemesh-go/gatemesh/examples/platform/paymentspb"
+	"github.com/gatemesh-go/gatemesh/examples/service/paymentspb"
 )
 
 // paymentService charges payments, over HTTP and over gRPC.

@@ -85,12 +85,20 @@ func build(ctx context.Context, t *testing.T) string {
 	require.NoError(t, err)
 	files, err := filepath.Glob("*.go")
 	require.NoError(t, err)
+	generated, err := filepath.Glob("paymentspb/*.go")
+	require.NoError(t, err)
 	work := t.TempDir()
-	for _, f := range files {
+	require.NoError(t, os.Mkdir(filepath.Join(work, "paymentspb"), 0o700))
+	for _, f := range append(files, generated...) {
 		if !strings.HasSuffix(f, "_test.go") {
 			copyFile(t, f, filepath.Join(work, f))
 		}
 	}
+	// The one line that a person changes.
+	source, err := os.ReadFile(filepath.Join(work, "grpc.go"))
+	require.NoError(t, err)
+	changed := strings.Replace(string(source), "github.com/gatemesh-go/gatemesh/examples/service/", "example.com/payment-service/", 1)
+	require.NoError(t, os.WriteFile(filepath.Join(work, "grpc.go"), []byte(changed), 0o600))
 	// The sums of more modules than it needs do no harm, and nobody has to ask
 	// the network.
 	copyFile(t, filepath.Join(root, "examples", "go.sum"), filepath.Join(work, "go.sum"))

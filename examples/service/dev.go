@@ -84,7 +84,7 @@ This mesh is for development; it ends with this process.
 			Name: "dev", Namespace: self.Namespace, Selector: self.Labels,
 			Rules: []policy.Rule{{
 				From: []policy.Source{{Principals: []string{caller.SPIFFEID()[len("spiffe://"):]}}},
-				To:   []policy.Operation{{Methods: []string{"POST"}, Paths: []string{"/v1/payments/*"}}},
+				To:   []policy.Operation{{Methods: []string{"POST"}, Paths: []string{"/v1/payments/*", "/gatemesh.examples.payments.v1.Payments/*"}}},
 			}},
 		}},
 	}, nil

@@ -41,7 +41,8 @@ func main() {
 
 // options are the flags.
 type options struct {
-	listen, health, manifests    string
+	listen, grpc                 string
+	health, manifests            string
 	workload, trustDomain, edge  string
 	cert, key, ca                string
 	identityJWKS, identityIssuer string
@@ -53,7 +54,8 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("service", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
-	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the service")
+	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the service over HTTP")
+	fs.StringVar(&o.grpc, "grpc", "", "`address` of the service over gRPC, a port of its own; default: no gRPC")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
 	fs.StringVar(&o.workload, "workload", "payment-service.production", "who we are, as `name.namespace`; our label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
@@ -198,8 +200,15 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 	if err != nil {
 		return err
 	}
+	servers := []serve.Server{{Name: self.Name, Addr: o.listen, Handler: c.Handler(app(log)), TLS: peers.ServerConfig()}}
+	if o.grpc != "" {
+		server, err := newGRPC(c, peers, log)
+		if err != nil {
+			return err
+		}
+		servers = append(servers, serve.Server{Name: self.Name + " grpc", Addr: o.grpc, GRPC: server})
+	}
 	return serve.Run(ctx, serve.Config{
-		Servers: []serve.Server{{Name: self.Name, Addr: o.listen, Handler: c.Handler(app(log)), TLS: peers.ServerConfig()}},
-		Health:  o.health, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: started,
+		Servers: servers, Health: o.health, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: started,
 	})
 }

@@ -15,6 +15,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/gatemesh-go/gatemesh/examples/service/paymentspb"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,7 +32,7 @@ func TestDev(t *testing.T) {
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	var logs strings.Builder // read when the service has ended
 	go func() {
-		ended <- run(ctx, []string{"-dev", folder, "-listen", "127.0.0.1:0", "-health", "127.0.0.1:0"}, &logs, func(a map[string]net.Addr) { started <- a })
+		ended <- run(ctx, []string{"-dev", folder, "-listen", "127.0.0.1:0", "-grpc", "127.0.0.1:0", "-health", "127.0.0.1:0"}, &logs, func(a map[string]net.Addr) { started <- a })
 	}()
 	addrs := <-started
 	stopped := false
@@ -80,6 +87,37 @@ func TestDev(t *testing.T) {
 	assert.Equal(t, 401, resp.StatusCode)
 	_, _, err = ask(http.MethodPost, true)
 	assert.Error(t, err, "no certificate, no answer")
+
+	// The same layers over gRPC.
+	dial := func(certs ...tls.Certificate) paymentspb.PaymentsClient {
+		conn, err := grpc.NewClient(addrs["payment-service grpc"].String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+			InsecureSkipVerify: true, Certificates: certs, MinVersion: tls.VersionTLS13,
+		})))
+		require.NoError(t, err)
+		t.Cleanup(func() { assert.NoError(t, conn.Close()) })
+		return paymentspb.NewPaymentsClient(conn)
+	}
+	forUser := metadata.AppendToOutgoingContext(t.Context(), name, value)
+	order := dial(cert)
+	charged, err := order.Charge(forUser, &paymentspb.ChargeRequest{Payment: "8"})
+	require.NoError(t, err)
+	assert.Equal(t, "8 user-1 spiffe://cluster.local/ns/production/sa/order-service", charged.Payment+" "+charged.User+" "+charged.Caller)
+	watched, err := order.Watch(forUser, &paymentspb.WatchRequest{Payment: "8"})
+	require.NoError(t, err)
+	var states []string
+	for {
+		state, err := watched.Recv()
+		if err == io.EOF {
+			break
+		}
+		require.NoError(t, err)
+		states = append(states, state.State+" for "+state.User)
+	}
+	assert.Equal(t, []string{"authorized for user-1", "captured for user-1", "settled for user-1"}, states)
+	_, err = order.Charge(t.Context(), &paymentspb.ChargeRequest{Payment: "8"})
+	assert.Equal(t, codes.Unauthenticated, status.Code(err), "for nobody: %v", err)
+	_, err = dial().Charge(forUser, &paymentspb.ChargeRequest{Payment: "8"})
+	assert.Equal(t, codes.Unavailable, status.Code(err), "no certificate, no connection: %v", err)
 
 	stop()
 	assert.Contains(t, logs.String(), "$as_order")

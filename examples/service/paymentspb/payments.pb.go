@@ -265,7 +265,7 @@ const file_payments_proto_rawDesc = "" +
 	"\x04user\x18\x02 \x01(\tR\x04user2\xd7\x01\n" +
 	"\bPayments\x12e\n" +
 	"\x06Charge\x12,.gatemesh.examples.payments.v1.ChargeRequest\x1a-.gatemesh.examples.payments.v1.ChargeResponse\x12d\n" +
-	"\x05Watch\x12+.gatemesh.examples.payments.v1.WatchRequest\x1a,.gatemesh.examples.payments.v1.WatchResponse0\x01B>Z<github.com/gatemesh-go/gatemesh/examples/platform/paymentspbb\x06proto3"
+	"\x05Watch\x12+.gatemesh.examples.payments.v1.WatchRequest\x1a,.gatemesh.examples.payments.v1.WatchResponse0\x01B=Z;github.com/gatemesh-go/gatemesh/examples/service/paymentspbb\x06proto3"
 
 var (
 	file_payments_proto_rawDescOnce sync.Once
