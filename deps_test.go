@@ -17,11 +17,11 @@ const module = "github.com/gatemesh-go/gatemesh"
 // stands on top knows the concerns.
 var arrows = map[string][]string{
 	"":                  {},
-	"auth":              {"", "breaker"},
+	"auth":              {"", "breaker", "internal/follow"},
 	"auth/identity":     {""},
 	"auth/policy":       {""},
 	"breaker":           {""},
-	"mtls":              {""},
+	"mtls":              {"", "internal/follow"},
 	"mtls/devca":        {"", "mtls"},
 	"ratelimit":         {""},
 	"routing":           {""},
@@ -31,6 +31,7 @@ var arrows = map[string][]string{
 	"serve":             {},
 	"manifest":          {"", "auth/policy", "routing", "canary"},
 	"grpcmesh":          {"", "mtls", "routing/pool"},
+	"internal/follow":   {},
 	"internal/grpctest": {},
 	"internal/dnstest":  {},
 	"internal/leaktest": {},

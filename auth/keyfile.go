@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/follow"
 )
 
 const (
@@ -55,13 +53,17 @@ func LoadKeyFile(path string) (*KeySet, error) {
 
 func readKeyFile(path string) ([]byte, error) {
 	data, err := readFile(path, maxKeyFile)
-	if errors.Is(err, errTooLong) {
-		err = fmt.Errorf("%s is longer than 64 MiB", path)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("auth: key file: %w", err)
+		return nil, keyFileError(path, err)
 	}
 	return data, nil
+}
+
+func keyFileError(path string, err error) error {
+	if errors.Is(err, errTooLong) || errors.Is(err, follow.ErrTooLong) {
+		err = fmt.Errorf("%s is longer than 64 MiB", path)
+	}
+	return fmt.Errorf("auth: key file: %w", err)
 }
 
 func parseKeyFile(path, text string) (*KeySet, error) {
@@ -166,20 +168,7 @@ type KeyFileConfig struct {
 //
 // KeyFile owns a goroutine, which [KeyFile.Close] ends. It is safe for
 // concurrent use. The zero KeyFile has no keys; make one with [NewKeyFile].
-type KeyFile struct {
-	current atomic.Pointer[KeySet]
-	tick    *time.Ticker // nil for the zero KeyFile
-	stop    chan struct{}
-	done    chan struct{}
-
-	// mu is held while the file is read, so that what is stored is never older
-	// than what is replaced.
-	mu     sync.Mutex
-	cfg    KeyFileConfig
-	loaded [sha256.Size]byte // of the contents
-	failed string            // the fault that was reported last
-	closed bool
-}
+type KeyFile struct{ follower *follow.Follower[KeySet] } // nil for the zero KeyFile
 
 // NewKeyFile returns a KeyFile with the keys that the file holds now. It reports
 // every fault of cfg and of the file.
@@ -188,20 +177,11 @@ func NewKeyFile(cfg KeyFileConfig) (*KeyFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &KeyFile{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{})}
-	data, sum, err := cfg.read()
+	f, err := follow.New(cfg.follow())
 	if err != nil {
 		return nil, err
 	}
-	set, err := parseKeyFile(cfg.Path, string(data))
-	if err != nil {
-		return nil, err
-	}
-	f.current.Store(set)
-	f.loaded = sum
-	f.tick = time.NewTicker(cfg.Interval)
-	go f.poll()
-	return f, nil
+	return &KeyFile{f}, nil
 }
 
 // complete returns cfg with its defaults, or every fault of it.
@@ -219,16 +199,38 @@ func (cfg KeyFileConfig) complete() (KeyFileConfig, error) {
 	return cfg, errors.Join(f...)
 }
 
-// read follows the path anew each time.
-func (cfg *KeyFileConfig) read() (data []byte, sum [sha256.Size]byte, err error) {
-	// A named pipe would block whoever opens it.
-	if info, err := os.Stat(cfg.Path); err == nil && !info.Mode().IsRegular() {
-		return nil, sum, fmt.Errorf("auth: key file: %s is not a regular file", cfg.Path)
+// follow says how cfg's file is read, and what is told about it.
+func (cfg KeyFileConfig) follow() follow.Config[KeySet] {
+	return follow.Config[KeySet]{Interval: cfg.Interval, Read: cfg.read, Tell: cfg.tell}
+}
+
+func (cfg *KeyFileConfig) read() (c follow.Contents[KeySet], err error) {
+	data, err := follow.ReadFile(cfg.Path, maxKeyFile)
+	if err != nil {
+		return c, keyFileError(cfg.Path, err)
 	}
-	if data, err = readKeyFile(cfg.Path); err != nil {
-		return nil, sum, err
+	return follow.Contents[KeySet]{
+		Version: sha256.Sum256(data),
+		Make: func(*KeySet, time.Time, bool) (*KeySet, error) {
+			return parseKeyFile(cfg.Path, string(data))
+		},
+	}, nil
+}
+
+func (cfg *KeyFileConfig) tell(news follow.News, err error) {
+	if cfg.Observer == nil {
+		return
 	}
-	return data, sha256.Sum256(data), nil
+	e := gatemesh.Event{Kind: gatemesh.EventNotice, Layer: "auth", Err: err}
+	switch news {
+	case follow.Loaded:
+		e.Message = "API keys loaded"
+	case follow.Faulty:
+		e.Kind, e.Message = gatemesh.EventFault, "API key file not usable, the last good keys stay"
+	case follow.Restored:
+		e.Message = "API key file is usable again, and as it was"
+	}
+	cfg.Observer.Observe(context.Background(), e)
 }
 
 // Update replaces the configuration, all of it at once: when it returns, the
@@ -236,111 +238,39 @@ func (cfg *KeyFileConfig) read() (data []byte, sum [sha256.Size]byte, err error)
 // cannot be used, or the KeyFile is closed, it returns an error, and
 // configuration and keys stay as they were; it is for the caller to try again.
 func (f *KeyFile) Update(cfg KeyFileConfig) error {
-	if f.tick == nil {
+	if f.follower == nil {
 		return errKeyFileUnset
 	}
 	cfg, err := cfg.complete()
 	if err != nil {
 		return err
 	}
-	changed, err := f.change(cfg)
-	if changed {
-		f.report(cfg.Observer, gatemesh.EventNotice, "API keys loaded", nil)
+	if err = f.follower.Update(cfg.follow()); errors.Is(err, follow.ErrClosed) {
+		return errKeyFileClosed
 	}
 	return err
-}
-
-func (f *KeyFile) change(cfg KeyFileConfig) (changed bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return false, errKeyFileClosed
-	}
-	if changed, err = f.load(&cfg); err != nil {
-		return false, err
-	}
-	if cfg.Interval != f.cfg.Interval { // else one Update after the other would put off the next look
-		f.tick.Reset(cfg.Interval)
-	}
-	f.cfg, f.failed = cfg, ""
-	return changed, nil
-}
-
-// load stores the keys of cfg's file if they are others than the current ones.
-func (f *KeyFile) load(cfg *KeyFileConfig) (changed bool, err error) {
-	data, sum, err := cfg.read()
-	if err != nil || sum == f.loaded {
-		return false, err
-	}
-	set, err := parseKeyFile(cfg.Path, string(data))
-	if err != nil {
-		return false, err
-	}
-	f.current.Store(set)
-	f.loaded = sum
-	return true, nil
-}
-
-func (f *KeyFile) poll() {
-	defer close(f.done)
-	defer f.tick.Stop()
-	for {
-		select {
-		case <-f.stop:
-			return
-		case <-f.tick.C:
-			f.look()
-		}
-	}
-}
-
-// look loads the file if it has changed, and tells the Observer.
-func (f *KeyFile) look() {
-	f.mu.Lock()
-	o := f.cfg.Observer
-	changed, err := f.load(&f.cfg)
-	news := err != nil && err.Error() != f.failed // else it has been said
-	was := f.failed
-	f.failed = ""
-	if err != nil {
-		f.failed = err.Error()
-	}
-	f.mu.Unlock() // the Observer may call Update
-	switch {
-	case changed:
-		f.report(o, gatemesh.EventNotice, "API keys loaded", nil)
-	case news:
-		f.report(o, gatemesh.EventFault, "API key file not usable, the last good keys stay", err)
-	case err == nil && was != "":
-		f.report(o, gatemesh.EventNotice, "API key file is usable again, and as it was", nil)
-	}
-}
-
-func (f *KeyFile) report(o gatemesh.Observer, kind gatemesh.EventKind, message string, err error) {
-	if o != nil {
-		o.Observe(context.Background(), gatemesh.Event{Kind: kind, Layer: "auth", Message: message, Err: err})
-	}
 }
 
 // Close stops looking at the file, and waits for the goroutine. The keys stay.
 // It may be called more than once.
 func (f *KeyFile) Close() error {
-	if f.tick == nil {
+	if f.follower != nil {
+		f.follower.Close()
+	}
+	return nil
+}
+
+// set returns the keys of the moment, nil for the zero KeyFile.
+func (f *KeyFile) set() *KeySet {
+	if f.follower == nil {
 		return nil
 	}
-	f.mu.Lock() // no Update is half done
-	if !f.closed {
-		f.closed = true
-		close(f.stop)
-	}
-	f.mu.Unlock()
-	<-f.done
-	return nil
+	return f.follower.Current()
 }
 
 // FindKey returns the key with the digest, or nil. It is always the answer.
 func (f *KeyFile) FindKey(digest KeyDigest, now time.Time) (k *APIKey, known bool) {
-	if s := f.current.Load(); s != nil {
+	if s := f.set(); s != nil {
 		return s.FindKey(digest, now)
 	}
 	return nil, true
@@ -354,7 +284,7 @@ func (f *KeyFile) LoadKey(_ context.Context, digest KeyDigest) (*APIKey, error) 
 
 // Len returns the number of keys.
 func (f *KeyFile) Len() int {
-	if s := f.current.Load(); s != nil {
+	if s := f.set(); s != nil {
 		return s.Len()
 	}
 	return 0

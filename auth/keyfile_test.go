@@ -66,10 +66,10 @@ func TestKeyFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newKeyFileTest(t, line("a"))
 		assert.Equal(t, []string{"a"}, f.has("a", "b"))
-		first := f.current.Load()
+		first := f.set()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		assert.Same(t, first, f.current.Load(), "nothing has changed")
+		assert.Same(t, first, f.set(), "nothing has changed")
 		assert.Empty(t, f.w.all())
 
 		f.write(line("b"))

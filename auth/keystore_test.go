@@ -363,7 +363,7 @@ func TestKeyRotation(t *testing.T) {
 func TestKeyStoreAllocations(t *testing.T) {
 	secret, hash := GenerateKey()
 	f := newKeyFileTest(t, "k c "+hash+" scopes=a meta.plan=gold\n")
-	for name, s := range map[string]KeyStore{"set": f.current.Load(), "file": f.KeyFile} {
+	for name, s := range map[string]KeyStore{"set": f.set(), "file": f.KeyFile} {
 		a := storeAuth(t, s)
 		for _, c := range []*gatemesh.Call{keyCall(t, secret), keyCall(t, secret+"x")} {
 			ctx := t.Context()

@@ -8,13 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/follow"
 )
 
 // FilesConfig configures [Files]. The zero FilesConfig is invalid: Cert, Key and
@@ -51,24 +49,16 @@ type FilesConfig struct {
 // Files owns a goroutine, which [Files.Close] ends. It is safe for concurrent
 // use. The zero Files has no credentials, so whoever uses it is refused; make
 // one with [NewFiles].
-type Files struct {
-	current atomic.Pointer[Credentials]
-	tick    *time.Ticker // nil for the zero Files
-	stop    chan struct{}
-	done    chan struct{}
+type Files struct{ follower *follow.Follower[loaded] } // nil for the zero Files
 
-	// mu is held while files are read, so that what is stored is never older,
-	// and never of another configuration, than what is replaced.
-	mu     sync.Mutex
-	cfg    FilesConfig
-	loaded version // of current
-	failed string  // the fault that was reported last
-	closed bool
+// loaded are Credentials, and what their Bundles were made of.
+type loaded struct {
+	*Credentials
+	bundles follow.Version
 }
 
-// version identifies the contents that credentials were made of, and what each
-// of them is for.
-type version struct{ all, bundles [sha256.Size]byte }
+// maxFile bounds a certificate file, key file or bundle in bytes.
+const maxFile = 4 << 20
 
 var (
 	errFilesUnset  = errors.New("mtls: the Files was not made by NewFiles")
@@ -82,20 +72,11 @@ func NewFiles(cfg FilesConfig) (*Files, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Files{cfg: cfg, stop: make(chan struct{}), done: make(chan struct{})}
-	c, err := cfg.read()
+	f, err := follow.New(cfg.follow())
 	if err != nil {
 		return nil, err
 	}
-	creds, err := f.credentials(&cfg, c, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	f.current.Store(creds)
-	f.loaded = c.version
-	f.tick = time.NewTicker(cfg.Interval)
-	go f.poll()
-	return f, nil
+	return &Files{f}, nil
 }
 
 // Update replaces the configuration, all of it at once: when it returns, the
@@ -108,43 +89,17 @@ func NewFiles(cfg FilesConfig) (*Files, error) {
 // Peers on live connections are judged by the new bundles with their next call;
 // the other side sees a new certificate with the next handshake.
 func (f *Files) Update(cfg FilesConfig) error {
-	if f.tick == nil {
+	if f.follower == nil {
 		return errFilesUnset
 	}
 	cfg, err := cfg.complete()
 	if err != nil {
 		return err
 	}
-	changed, err := f.change(cfg, time.Now())
-	if changed {
-		report(cfg.Observer, gatemesh.EventNotice, "certificate files loaded", nil)
+	if err = f.follower.Update(cfg.follow()); errors.Is(err, follow.ErrClosed) {
+		return errFilesClosed
 	}
 	return err
-}
-
-func (f *Files) change(cfg FilesConfig, now time.Time) (changed bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return false, errFilesClosed
-	}
-	c, err := cfg.read()
-	if err != nil {
-		return false, err
-	}
-	creds, err := f.credentials(&cfg, c, now) // also if they have not changed: time may have
-	if err != nil {
-		return false, err
-	}
-	if changed = c.version != f.loaded; changed {
-		f.current.Store(creds)
-		f.loaded = c.version
-	}
-	if cfg.Interval != f.cfg.Interval { // else one Update after the other would put off the next look
-		f.tick.Reset(cfg.Interval)
-	}
-	f.cfg, f.failed = cfg, ""
-	return changed, nil
 }
 
 // complete returns a copy of cfg with its defaults, or every fault of it.
@@ -183,78 +138,36 @@ func (cfg *FilesConfig) validate() error {
 }
 
 // Credentials returns what the files held when they were last good.
-func (f *Files) Credentials() *Credentials { return f.current.Load() }
+func (f *Files) Credentials() *Credentials {
+	if f.follower == nil {
+		return nil
+	}
+	return f.follower.Current().Credentials
+}
 
 // Close stops looking at the files, and waits for the goroutine. The credentials
 // stay. It may be called more than once.
 func (f *Files) Close() error {
-	if f.tick == nil {
-		return nil
+	if f.follower != nil {
+		f.follower.Close()
 	}
-	f.mu.Lock() // no Update is half done
-	if !f.closed {
-		f.closed = true
-		close(f.stop)
-	}
-	f.mu.Unlock()
-	<-f.done
 	return nil
 }
 
 // Format prints the SPIFFE id, whatever the verb.
-func (f *Files) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "files with %v", f.current.Load()) }
+func (f *Files) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "files with %v", f.Credentials()) }
 
-func (f *Files) poll() {
-	defer close(f.done)
-	defer f.tick.Stop()
-	for {
-		select {
-		case <-f.stop:
-			return
-		case <-f.tick.C:
-			f.look(time.Now())
+// follow says how the files are read, and what is told about them.
+func (cfg FilesConfig) follow() follow.Config[loaded] {
+	return follow.Config[loaded]{Interval: cfg.Interval, Read: cfg.read, Tell: func(news follow.News, err error) {
+		switch news {
+		case follow.Loaded:
+			report(cfg.Observer, gatemesh.EventNotice, "certificate files loaded", nil)
+		case follow.Faulty:
+			report(cfg.Observer, gatemesh.EventFault, "certificate files not usable, the last good ones stay", err)
+		case follow.Restored: // nobody has to do anything
 		}
-	}
-}
-
-// look loads the files if they have changed, and tells the Observer.
-func (f *Files) look(now time.Time) {
-	f.mu.Lock()
-	o := f.cfg.Observer
-	loaded, err := f.reload(now)
-	news := err != nil && err.Error() != f.failed // else it has been said
-	if news {
-		f.failed = err.Error()
-	}
-	f.mu.Unlock() // the Observer may call Update
-	switch {
-	case loaded:
-		report(o, gatemesh.EventNotice, "certificate files loaded", nil)
-	case news:
-		report(o, gatemesh.EventFault, "certificate files not usable, the last good ones stay", err)
-	}
-}
-
-func (f *Files) reload(now time.Time) (loaded bool, err error) {
-	c, err := f.cfg.read()
-	if err != nil {
-		return false, err
-	}
-	if c.version == f.loaded {
-		f.failed = ""
-		return false, nil
-	}
-	// Files that are being replaced right now are left for the next time.
-	if again, err := f.cfg.read(); err != nil || again.version != c.version {
-		return false, nil
-	}
-	creds, err := f.credentials(&f.cfg, c, now)
-	if err != nil {
-		return false, err
-	}
-	f.current.Store(creds)
-	f.loaded, f.failed = c.version, ""
-	return true, nil
+	}}
 }
 
 func report(o gatemesh.Observer, kind gatemesh.EventKind, message string, err error) {
@@ -265,16 +178,16 @@ func report(o gatemesh.Observer, kind gatemesh.EventKind, message string, err er
 
 // contents are all files as they were read together.
 type contents struct {
-	version
 	cert, key, bundle []byte
 	federated         map[string][]byte
+	bundles           follow.Version // of the bundles, and whom they speak for
 }
 
-func (cfg *FilesConfig) read() (*contents, error) {
+func (cfg *FilesConfig) read() (out follow.Contents[loaded], err error) {
 	var errs []error
 	all, bundles := sha256.New(), sha256.New()
 	get := func(path string) []byte {
-		data, err := os.ReadFile(path)
+		data, err := follow.ReadFile(path, maxFile)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("mtls: %w", err))
 		}
@@ -295,13 +208,15 @@ func (cfg *FilesConfig) read() (*contents, error) {
 		bundles.Write(name[:])
 		c.federated[td] = trust(cfg.Federated[td])
 	}
-	all.Sum(c.all[:0])
 	bundles.Sum(c.bundles[:0])
-	return c, errors.Join(errs...)
+	all.Write(c.bundles[:])
+	all.Sum(out.Version[:0])
+	out.Make = func(last *loaded, now time.Time, _ bool) (*loaded, error) { return cfg.credentials(c, last, now) }
+	return out, errors.Join(errs...)
 }
 
 // credentials returns those that c holds if they are good at now.
-func (f *Files) credentials(cfg *FilesConfig, c *contents, now time.Time) (*Credentials, error) {
+func (cfg *FilesConfig) credentials(c *contents, last *loaded, now time.Time) (*loaded, error) {
 	chain, err := parsePEM(c.cert)
 	if err != nil {
 		return nil, fmt.Errorf("mtls: %s: %w", cfg.Cert, err)
@@ -320,18 +235,22 @@ func (f *Files) credentials(cfg *FilesConfig, c *contents, now time.Time) (*Cred
 	if since, until := window(chain[:1]); now.Before(since) || now.After(until) {
 		return nil, fmt.Errorf("mtls: %s: valid from %s to %s only", cfg.Cert, since.Format(time.RFC3339), until.Format(time.RFC3339))
 	}
-	bundles, err := f.bundles(cfg, c, id.trustDomain)
+	bundles, err := cfg.bundles(c, last, id.trustDomain)
 	if err != nil {
 		return nil, err
 	}
-	return NewCredentials(pair, bundles)
+	creds, err := NewCredentials(pair, bundles)
+	if err != nil {
+		return nil, err
+	}
+	return &loaded{creds, c.bundles}, nil
 }
 
 // bundles returns the current Bundles if their files did not change, so that a
 // new certificate alone does not make every peer be verified again.
-func (f *Files) bundles(cfg *FilesConfig, c *contents, own string) (*Bundles, error) {
-	if old := f.current.Load(); old != nil && old.ID.trustDomain == own && f.loaded.bundles == c.version.bundles {
-		return old.Bundles, nil
+func (cfg *FilesConfig) bundles(c *contents, last *loaded, own string) (*Bundles, error) {
+	if last != nil && last.ID.trustDomain == own && last.bundles == c.bundles {
+		return last.Bundles, nil
 	}
 	if _, ok := c.federated[own]; ok {
 		return nil, fmt.Errorf("mtls: FilesConfig.Federated holds our own trust domain %s", own)
