@@ -18,7 +18,7 @@ const module = "github.com/gatemesh-go/gatemesh"
 var arrows = map[string][]string{
 	"":                  {},
 	"auth":              {"", "breaker", "internal/follow"},
-	"auth/identity":     {""},
+	"auth/identity":     {"", "internal/follow"},
 	"auth/policy":       {""},
 	"breaker":           {""},
 	"mtls":              {"", "internal/follow"},

@@ -78,7 +78,7 @@ func (k PublicKey) withID() PublicKey {
 // A KeySource knows the keys that verify tokens. It is asked on every call,
 // also for tokens that were verified before, so that a withdrawn key counts no
 // more: it must answer from memory, and be safe for concurrent use. [StaticKeys],
-// [*Keys], [*Minter] and [KeyFunc] are KeySources.
+// [*Keys], [*JWKSFile], [*Minter] and [KeyFunc] are KeySources.
 type KeySource interface {
 	// Key returns the key with that ID, or false. The caller does not change it.
 	Key(id string) (ed25519.PublicKey, bool)
@@ -173,6 +173,8 @@ func noKeys(s KeySource) bool {
 		return s == nil || s.set.Load() == nil
 	case *Minter:
 		return s == nil || s.state.Latest() == nil
+	case *JWKSFile:
+		return s == nil || s.follower == nil
 	case KeyFunc:
 		return s == nil
 	}

@@ -64,7 +64,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.cert, "cert", "", "PEM `file` of our SPIFFE certificate; -cert, -key and -ca are reloaded when they change")
 	fs.StringVar(&o.key, "key", "", "PEM `file` of the key of -cert")
 	fs.StringVar(&o.ca, "ca", "", "PEM `file` of the trust domain's roots")
-	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; read once, at the start")
+	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; reloaded when it changes")
 	fs.StringVar(&o.identityIssuer, "identity-issuer", "", "`iss` of the identities, as the edge is configured")
 	fs.StringVar(&o.dev, "dev", "", "for development: make a CA, an edge key and a policy, write what a client needs into this `folder`, and print curl lines")
 	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listener closes")
@@ -122,21 +122,18 @@ func (o *options) load(observer gatemesh.Observer) (t trust, err error) {
 	if err != nil {
 		return t, err
 	}
-	document, err := os.ReadFile(o.identityJWKS)
+	keys, err := identity.NewJWKSFile(identity.JWKSFileConfig{Path: o.identityJWKS, Observer: observer})
 	if err != nil {
 		return t, err
-	}
-	keys, err := identity.ParseJWKS(document)
-	if err != nil {
-		return t, fmt.Errorf("%s: %w", o.identityJWKS, err)
 	}
 	files, err := mtls.NewFiles(mtls.FilesConfig{
 		Cert: o.cert, Key: o.key, Bundle: o.ca, TrustDomain: o.trustDomain, Observer: observer,
 	})
 	if err != nil {
-		return t, err
+		return t, errors.Join(err, keys.Close())
 	}
-	return trust{source: files, keys: keys, issuer: o.identityIssuer, policies: set.Policies(), close: files.Close}, nil
+	end := func() error { return errors.Join(files.Close(), keys.Close()) }
+	return trust{source: files, keys: keys, issuer: o.identityIssuer, policies: set.Policies(), close: end}, nil
 }
 
 // chain is the layers in front of the application: who calls, for whom, may
