@@ -18,7 +18,15 @@ type web struct {
 }
 
 func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
+	var protocols *http.Protocols // of net/http, unless
+	if s.Wrap != nil {
+		protocols = new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+		protocols.SetUnencryptedHTTP2(true)
+	}
 	return &web{links: links, Server: &http.Server{
+		Protocols: protocols,
 		Handler: &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
