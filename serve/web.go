@@ -27,7 +27,7 @@ func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
 	}
 	return &web{links: links, Server: &http.Server{
 		Protocols: protocols,
-		Handler: &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
+		Handler:   &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
 		// nor make us hold a large one.
