@@ -48,6 +48,15 @@ type TLS struct {
 	expires atomic.Pointer[expiry]
 }
 
+// Format prints who t is, whatever the verb.
+func (t *TLS) Format(f fmt.State, _ rune) {
+	if creds := t.state.Latest().Source.Credentials(); creds != nil {
+		fmt.Fprintf(f, "mutual TLS of %s", creds.ID)
+		return
+	}
+	fmt.Fprint(f, "mutual TLS without credentials")
+}
+
 // New returns a TLS for cfg. It reports every invalid field at once.
 func New(cfg Config) (*TLS, error) {
 	t := &TLS{}
