@@ -160,6 +160,7 @@ type Call struct {
 	protocol    Protocol
 	outbound    bool
 	trusted     bool
+	encrypted   bool
 	attempt     int32
 	scheme      string
 	method      string
@@ -195,6 +196,10 @@ func (c *Call) Protocol() Protocol { return c.protocol }
 // Scheme returns "https" or "http": from the connection, or from
 // X-Forwarded-Proto of a trusted proxy.
 func (c *Call) Scheme() string { return c.scheme }
+
+// Encrypted reports whether the connection that the call came on is a TLS
+// connection, whatever a proxy says about the one before it.
+func (c *Call) Encrypted() bool { return c.encrypted }
 
 // Method returns the upper-case request method. For gRPC it is POST.
 func (c *Call) Method() string { return c.method }
@@ -349,6 +354,7 @@ func NewCall(in CallInfo) (*Call, error) {
 	if c.scheme == "" {
 		c.scheme = "https"
 	}
+	c.encrypted = c.scheme == "https"
 	if c.method == "" {
 		c.method = "GET"
 		if c.protocol == GRPC {

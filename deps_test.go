@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"canary":            {""},
 	"trace":             {""},
 	"serve":             {},
-	"manifest":          {"", "auth/policy", "routing", "canary"},
+	"manifest":          {"", "auth/policy", "routing", "canary", "mtls"},
 	"grpcmesh":          {"", "mtls", "routing/pool"},
 	"internal/follow":   {},
 	"internal/grpctest": {},

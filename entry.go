@@ -221,7 +221,7 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 	c.scheme = "http"
 	var peerErr error
 	if in.TLS != nil {
-		c.scheme, c.sni = "https", in.TLS.ServerName
+		c.scheme, c.sni, c.encrypted = "https", in.TLS.ServerName, true
 		if s.Peer != nil {
 			if c.peer, peerErr = s.Peer(in.TLS); peerErr != nil {
 				c.peer = nil

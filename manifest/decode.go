@@ -123,9 +123,7 @@ func (s scope) decodeKeyed(n *yaml.Node, v reflect.Value, at mark, c checks) {
 	for i := range list.Len() {
 		key, e := n.Content[2*i], list.Index(i)
 		field := mark{key.Line, child(at.path, key.Value)}
-		name, _ := e.FieldByName("Key").Addr().Interface().(*text)
-		name.set(field.line, field.path)
-		name.decode(s, key, c)
+		s.decode(key, e.FieldByName("Key"), field, c)
 		s.decode(n.Content[2*i+1], e, field, checks{})
 	}
 	v.Set(list)

@@ -27,7 +27,9 @@ error. Where a list or a map is given, it must not be empty, but for
 		fmt.Fprintf(&b, "\n## %s\n\n| Field | Type | Required | Values |\n|---|---|---|---|\n", title)
 		var refused []string
 		writeFields(t, &b, typ, path, &refused)
-		fmt.Fprintf(&b, "\nKnown, and not supported by gatemesh: %s.\n", strings.Join(refused, ", "))
+		if len(refused) > 0 {
+			fmt.Fprintf(&b, "\nKnown, and not supported by gatemesh: %s.\n", strings.Join(refused, ", "))
+		}
 	}
 	table("Every kind", kinds()[0].object, "")
 	b.WriteString(`

@@ -3,6 +3,7 @@ package manifest
 import (
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -17,6 +18,7 @@ var formatNames = map[string]string{
 	"path":      "escaped, canonical path",
 	"rule":      "DNS name (RFC 1123), no number",
 	"domain":    "domain-prefixed path, or DNS name",
+	"port":      "port, 1 to 65535",
 }
 
 const dnsLabel = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
@@ -63,6 +65,10 @@ func formatFault(format, v string) string {
 			return "is not matched as a header field; use hostnames or hosts"
 		case strings.EqualFold(v, "Connection"), gatemesh.CarriesIdentity(v):
 			return "is a header field that no match ever sees"
+		}
+	case "port":
+		if n, err := strconv.ParseUint(v, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != v {
+			return "is not a port, 1 to 65535, in plain decimal digits"
 		}
 	case "path":
 		if v[0] != '/' {

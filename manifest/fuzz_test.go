@@ -12,6 +12,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth/policy"
 	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/manifest"
+	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -22,6 +23,7 @@ func whole(t testing.TB) string {
 	for _, name := range []string{gw, hr, odr, vs, dr, ap, "policies.yaml"} {
 		all.WriteString(read(t, name) + "\n---\n")
 	}
+	all.WriteString(peers)
 	return all.String()
 }
 
@@ -57,6 +59,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(whole(f), uint16(50))
 	f.Add("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {rules: [{to: [{operation: {hosts: [\"*\"]}}]}]}", uint16(4))
+	f.Add(peers, uint16(5))
 	f.Fuzz(func(t *testing.T, data string, place uint16) {
 		set, err := manifest.Parse("a.yaml", []byte(data))
 		if err != nil {
@@ -135,11 +138,15 @@ type content struct {
 	subsets   []routing.Subset
 	splits    []canary.Split
 	policies  []policy.Policy
+	peers     []mtls.PeerAuthentication
 }
 
 // contentOf returns what set says, without where.
 func contentOf(set *manifest.Set) content {
-	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Splits(), set.Policies()}
+	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Splits(), set.Policies(), set.PeerAuthentications()}
+	for i := range c.peers {
+		c.peers[i].Position = gatemesh.Position{}
+	}
 	for i := range c.listeners {
 		c.listeners[i].Position = gatemesh.Position{}
 	}

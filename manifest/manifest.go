@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -25,6 +26,8 @@ type Set struct {
 	virtualServices  []*object[virtualServiceSpec]
 	destinationRules []*object[destinationRuleSpec]
 	policies         []*object[authorizationSpec]
+
+	peerAuthentications []*object[peerAuthenticationSpec]
 
 	hostnames map[*object[httpRouteSpec]][]string // under which a listener serves a route
 	broken    map[string]bool                     // objects with faults, "kind namespace/name"
@@ -161,6 +164,8 @@ func (set *Set) link() {
 	unique(seen, "VirtualService", set.virtualServices)
 	unique(seen, "DestinationRule", set.destinationRules)
 	unique(seen, "AuthorizationPolicy", set.policies)
+	unique(seen, "PeerAuthentication", set.peerAuthentications)
+	set.linkPeerAuthentications()
 	for i, g := range set.gateways {
 		// A route of an internal Gateway must not be served by another one.
 		if i > 0 {
@@ -217,6 +222,8 @@ func (set *Set) verify(f *faults) {
 	_, err = canary.New(canary.Config{Splits: set.Splits()})
 	f.keep(err)
 	_, err = newEngine(set.Policies()...)
+	f.keep(err)
+	_, err = mtls.ResolveModes(mtls.ModesConfig{Workload: nobody, RootNamespace: noNamespace, Policies: set.PeerAuthentications()})
 	f.keep(err)
 }
 

@@ -139,7 +139,8 @@ func unambiguous(s scope, n *yaml.Node, at mark, depth int) bool {
 			case key.ShortTag() == "!!merge":
 				no(field, "merge keys are not supported; write the fields out")
 				continue
-			case key.ShortTag() != "!!str":
+			// Numbers are the keys of one map alone, for which see portKey.
+			case key.ShortTag() != "!!str" && (key.ShortTag() != "!!int" || at.path != "spec.portLevelMtls"):
 				no(field, "the key is not a string; quote it")
 			case seen[key.Value] != 0:
 				no(field, "the field stands in line %d already", seen[key.Value])

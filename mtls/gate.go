@@ -17,9 +17,11 @@ var (
 	denyAllowed = gatemesh.Deny(gatemesh.PermissionDenied, "peer_not_allowed", "This workload may not connect.")
 
 	// A peer that is not welcome any more loses its connection: HTTP/1.1
-	// closes it after the answer, and net/http makes a GOAWAY of the field for
-	// HTTP/2. A client that has renewed its certificate then comes back with
-	// the new one.
+	// closes it after the answer, net/http makes a GOAWAY of the field for
+	// HTTP/2, and grpcmesh one for gRPC; neither sends the field, which HTTP/2
+	// forbids (RFC 9113 §8.2.2). A client that has renewed its certificate, or
+	// has got one, then comes back with it.
+	closeMissing = denyMissing.WithField("Connection", "close")
 	closeInvalid = denyInvalid.WithField("Connection", "close")
 	closeAllowed = denyAllowed.WithField("Connection", "close")
 )
@@ -55,14 +57,23 @@ func (t *TLS) Peer(cs *tls.ConnectionState) (*gatemesh.Peer, error) {
 // consent ends with the certificate, or after [Config.Recheck].
 //
 // A call without a peer is answered 401, one whose certificate has lost
-// validity or trust 401 and one that Authorize refuses 403; over HTTP the last
-// two lose their connection.
-func (t *TLS) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	v, until, err := t.judge(c, t.state.For(c), c.Received())
+// validity or trust 401 and one that Authorize refuses 403; all of them lose
+// their connection.
+//
+// Where [Config.Modes] let plain text in, a call on a connection without TLS is
+// admitted and has no Peer, which package auth/policy sees: no rule that names
+// principals, namespaces or service accounts matches it, and those that exclude
+// some do. Whoever comes with TLS has to be somebody.
+func (t *TLS) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+	s := t.state.For(c)
+	peer, until, err := t.judge(c, s, c.Received())
 	if err != nil {
 		return gatemesh.Admission{}, err
 	}
-	return gatemesh.Admission{Peer: v.peer, Until: until}, nil
+	if peer == nil {
+		t.plain.count(ctx, c, s.Observer)
+	}
+	return gatemesh.Admission{Peer: peer, Until: until}, nil
 }
 
 // AdmitCached is Admit, which never waits for anybody.
@@ -77,23 +88,28 @@ func (t *TLS) Revalidate(_ context.Context, c *gatemesh.Call) (time.Time, error)
 	return until, err
 }
 
-func (t *TLS) judge(c *gatemesh.Call, s *Config, now time.Time) (*verified, time.Time, error) {
+// judge returns the peer, or nil for a call that may come without one.
+func (t *TLS) judge(c *gatemesh.Call, s *Config, now time.Time) (*gatemesh.Peer, time.Time, error) {
+	until := now.Add(s.Recheck)
 	p := c.Peer()
 	if p == nil {
-		return nil, time.Time{}, denyMissing
+		if c.Encrypted() || s.Modes.For(c.LocalPort()) == ModeStrict {
+			t.plain.refused.Add(1)
+			return nil, time.Time{}, closeMissing
+		}
+		return nil, until, nil
 	}
 	v, err := t.again(p, s, now)
 	if err != nil {
-		return nil, time.Time{}, refusal(c, denyInvalid, closeInvalid).WithCause(err)
+		return nil, time.Time{}, closeInvalid.WithCause(err)
 	}
 	if err := s.Authorize(v.peer); err != nil {
-		return nil, time.Time{}, refusal(c, denyAllowed, closeAllowed).WithCause(err)
+		return nil, time.Time{}, closeAllowed.WithCause(err)
 	}
-	until := now.Add(s.Recheck)
 	if v.until.Before(until) {
 		until = v.until
 	}
-	return v, until, nil
+	return v.peer, until, nil
 }
 
 // again verifies a peer that was verified before, by us or by somebody else.
@@ -102,17 +118,12 @@ func (t *TLS) again(p *gatemesh.Peer, s *Config, now time.Time) (*verified, erro
 	if leaf == nil {
 		return nil, errNoLeaf
 	}
-	if v := t.known(leaf, s.Source.Credentials(), now); v != nil {
+	creds := s.Source.Credentials()
+	if creds != nil {
+		t.watch(s, creds, now)
+	}
+	if v := t.known(leaf, creds, now); v != nil {
 		return v, nil
 	}
 	return t.client(p.Chain(), s, now)
-}
-
-// refusal picks the form of a denial. HTTP/2 forbids the Connection field (RFC
-// 9113 §8.2.2), and nobody takes it out of gRPC metadata.
-func refusal(c *gatemesh.Call, plain, closing *gatemesh.Denial) *gatemesh.Denial {
-	if c.Protocol() == gatemesh.HTTP {
-		return closing
-	}
-	return plain
 }

@@ -54,7 +54,7 @@ func TestAdmit(t *testing.T) {
 	require.NoError(t, err)
 
 	_, err = m.Admit(t.Context(), callOf(t, gatemesh.HTTP, nil))
-	requireDenial(t, err, gatemesh.Unauthenticated, "peer_missing", false)
+	requireDenial(t, err, gatemesh.Unauthenticated, "peer_missing", true)
 	_, err = m.Admit(t.Context(), callOf(t, gatemesh.HTTP, peer(t, caller)))
 	requireDenial(t, err, gatemesh.Unauthenticated, "peer_invalid", true)
 
@@ -72,7 +72,7 @@ func TestAdmit(t *testing.T) {
 	_, err = m.Admit(t.Context(), c)
 	requireDenial(t, err, gatemesh.PermissionDenied, "peer_not_allowed", true)
 	_, err = m.Admit(t.Context(), callOf(t, gatemesh.GRPC, p))
-	requireDenial(t, err, gatemesh.PermissionDenied, "peer_not_allowed", false)
+	requireDenial(t, err, gatemesh.PermissionDenied, "peer_not_allowed", true)
 	_, ok, err = m.AdmitCached(t.Context(), c)
 	assert.True(t, ok)
 	assert.Error(t, err)

@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -19,13 +21,20 @@ type Config struct {
 	Source Source
 	// Authorize says who may connect to us. Required.
 	Authorize Authorizer
+	// Modes say, by port, whether callers may come in plain text, to
+	// [TLS.Listener] and to grpcmesh; [ResolveModes] reads them from Istio's
+	// policies. They may change while connections live: plain-text ones lose
+	// theirs with the next call. Default: ModeStrict, everywhere.
+	Modes Modes
 	// Recheck is how long a consent holds on a stream that stays open. Then the
 	// peer is judged again: validity, trust, Authorize. It never outlasts the
 	// peer's certificate. Default: 1 minute. Must not be negative.
 	Recheck time.Duration
 	// Observer receives a notice for every verified peer that Authorize turned
-	// away in a handshake, and faults of [TLS.Handler]. Handshakes with
-	// strangers are left to [http.Server.ErrorLog]. Default: nobody.
+	// away in a handshake; one a minute at most while callers come in plain
+	// text; what becomes of our certificate when nobody renews it, see
+	// [Status]; and faults of [TLS.Handler]. Handshakes with strangers are left
+	// to [http.Server.ErrorLog]. Default: nobody.
 	Observer gatemesh.Observer
 }
 
@@ -34,6 +43,18 @@ type Config struct {
 type TLS struct {
 	state gatemesh.Live[Config] // immutable
 	cache cache
+
+	plain   plainCalls
+	expires atomic.Pointer[expiry]
+}
+
+// Format prints who t is, whatever the verb.
+func (t *TLS) Format(f fmt.State, _ rune) {
+	if creds := t.state.Latest().Source.Credentials(); creds != nil {
+		fmt.Fprintf(f, "mutual TLS of %s", creds.ID)
+		return
+	}
+	fmt.Fprint(f, "mutual TLS without credentials")
 }
 
 // New returns a TLS for cfg. It reports every invalid field at once.
@@ -70,9 +91,11 @@ func newState(cfg Config) (*Config, error) {
 	if cfg.Recheck < 0 {
 		errs = append(errs, errors.New("mtls: Config.Recheck must not be negative"))
 	}
+	errs = append(errs, cfg.Modes.check("Config.Modes")...)
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	cfg.Modes.Ports = maps.Clone(cfg.Modes.Ports)
 	if cfg.Recheck == 0 {
 		cfg.Recheck = time.Minute
 	}
@@ -142,10 +165,12 @@ func (t *TLS) ServerConfig() *tls.Config {
 func (t *TLS) Credentials() *Credentials { return t.state.Latest().Source.Credentials() }
 
 func (t *TLS) certificate() (*tls.Certificate, error) {
-	creds := t.state.Latest().Source.Credentials()
+	s := t.state.Latest()
+	creds := s.Source.Credentials()
 	if creds == nil {
 		return nil, errNoCredentials
 	}
+	t.watch(s, creds, time.Now())
 	return &creds.Certificate, nil
 }
 

@@ -65,12 +65,8 @@ type linkKey struct{}
 // connContext is an [http.Server.ConnContext]: it is called before anything
 // happens on c.
 func (s *links) connContext(ctx context.Context, c net.Conn) context.Context {
-	inner := c
-	if t, ok := c.(*tls.Conn); ok {
-		inner = t.NetConn()
-	}
 	var k *link
-	if w, ok := inner.(*conn); ok {
+	if w := ours(c); w != nil {
 		k = w.link
 	} else {
 		k = &link{all: s, raw: c}
@@ -79,6 +75,21 @@ func (s *links) connContext(ctx context.Context, c net.Conn) context.Context {
 	k.key = c
 	s.open.Store(c, k)
 	return context.WithValue(ctx, linkKey{}, k)
+}
+
+// ours returns the connection that we made, from below TLS and what
+// [Server].Wrap put around it, or nil.
+func ours(c net.Conn) *conn {
+	for {
+		switch t := c.(type) {
+		case *conn:
+			return t
+		case interface{ NetConn() net.Conn }:
+			c = t.NetConn()
+		default:
+			return nil
+		}
+	}
 }
 
 // connState is an [http.Server.ConnState].

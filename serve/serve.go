@@ -79,6 +79,13 @@ type Server struct {
 	Handler http.Handler
 	// GRPC answers instead of Handler. Run stops it.
 	GRPC GRPC
+	// Wrap puts a listener around the one that Run accepts from, such as
+	// mtls.TLS.Listener, which tells TLS from plain text on one port. It must
+	// return the error of Accept below once everything before it was returned,
+	// and what it returns must be a [tls.Conn], or have a NetConn method, or be
+	// what was accepted. HTTP/2 is then served with TLS and, to clients with
+	// prior knowledge, without. TLS must be nil, and so must GRPC. Default: none.
+	Wrap func(net.Listener) net.Listener
 	// TLS terminates TLS with HTTP/2 and HTTP/1.1. Default: plain HTTP/1.1. Must
 	// be nil with GRPC, whose own credentials terminate TLS.
 	TLS *tls.Config
@@ -123,6 +130,9 @@ func (c Config) validate() error {
 		}
 		if (s.Handler == nil) == (s.GRPC == nil) {
 			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d] needs exactly one of Handler and GRPC", i))
+		}
+		if s.Wrap != nil && (s.GRPC != nil || s.TLS != nil) {
+			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d].Wrap goes with neither GRPC nor TLS", i))
 		}
 		if s.GRPC != nil && s.TLS != nil {
 			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d].TLS must be nil with GRPC: its credentials terminate TLS", i))
@@ -178,7 +188,7 @@ func Run(ctx context.Context, cfg Config) error {
 		units[i] = newUnit(s, cfg.Logger, &p)
 		addrs[s.Name] = s.Listener.Addr()
 		go units[i].run(failed)
-		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", s.TLS != nil)
+		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", s.TLS != nil, "wrapped", s.Wrap != nil)
 	}
 	if cfg.Started != nil {
 		cfg.Started(addrs)

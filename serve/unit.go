@@ -38,6 +38,8 @@ func (u *unit) run(failed chan<- error) {
 	switch {
 	case u.rpc != nil:
 		err = u.rpc.Serve(u.listener)
+	case u.Wrap != nil:
+		err = u.web.Serve(u.Wrap(u.listener))
 	case u.TLS != nil:
 		err = u.web.ServeTLS(u.listener, "", "")
 	default:

@@ -18,8 +18,16 @@ type web struct {
 }
 
 func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
+	var protocols *http.Protocols // of net/http, unless
+	if s.Wrap != nil {
+		protocols = new(http.Protocols)
+		protocols.SetHTTP1(true)
+		protocols.SetHTTP2(true)
+		protocols.SetUnencryptedHTTP2(true)
+	}
 	return &web{links: links, Server: &http.Server{
-		Handler: &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
+		Protocols: protocols,
+		Handler:   &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
 		// nor make us hold a large one.
