@@ -29,7 +29,7 @@ var arrows = map[string][]string{
 	"canary":            {""},
 	"trace":             {""},
 	"serve":             {},
-	"manifest":          {"", "auth/policy", "routing", "canary"},
+	"manifest":          {"", "auth", "auth/policy", "routing", "canary"},
 	"grpcmesh":          {"", "mtls", "routing/pool"},
 	"internal/grpctest": {},
 	"internal/dnstest":  {},

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -17,6 +18,8 @@ var formatNames = map[string]string{
 	"path":      "escaped, canonical path",
 	"rule":      "DNS name (RFC 1123), no number",
 	"domain":    "domain-prefixed path, or DNS name",
+	"place":     "name of a parameter or cookie",
+	"timeout":   "number and unit, such as 5s, from 1ms to 1m",
 }
 
 const dnsLabel = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
@@ -63,6 +66,14 @@ func formatFault(format, v string) string {
 			return "is not matched as a header field; use hostnames or hosts"
 		case strings.EqualFold(v, "Connection"), gatemesh.CarriesIdentity(v):
 			return "is a header field that no match ever sees"
+		}
+	case "place":
+		if !headerForm.MatchString(v) {
+			return "is not a name that auth looks for"
+		}
+	case "timeout":
+		if d, err := time.ParseDuration(v); err != nil || d < time.Millisecond || d > time.Minute {
+			return "is not a number and its unit from 1ms to 1m, such as 5s"
 		}
 	case "path":
 		if v[0] != '/' {

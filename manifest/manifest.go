@@ -25,6 +25,7 @@ type Set struct {
 	virtualServices  []*object[virtualServiceSpec]
 	destinationRules []*object[destinationRuleSpec]
 	policies         []*object[authorizationSpec]
+	requestAuths     []*object[requestAuthSpec]
 
 	hostnames map[*object[httpRouteSpec]][]string // under which a listener serves a route
 	broken    map[string]bool                     // objects with faults, "kind namespace/name"
@@ -161,6 +162,7 @@ func (set *Set) link() {
 	unique(seen, "VirtualService", set.virtualServices)
 	unique(seen, "DestinationRule", set.destinationRules)
 	unique(seen, "AuthorizationPolicy", set.policies)
+	unique(seen, "RequestAuthentication", set.requestAuths)
 	for i, g := range set.gateways {
 		// A route of an internal Gateway must not be served by another one.
 		if i > 0 {
@@ -218,6 +220,11 @@ func (set *Set) verify(f *faults) {
 	f.keep(err)
 	_, err = newEngine(set.Policies()...)
 	f.keep(err)
+	for _, a := range set.RequestAuthentications() {
+		for _, r := range a.Rules {
+			f.keep(r.verify())
+		}
+	}
 }
 
 func (f *faults) keep(err error) {

@@ -79,6 +79,7 @@ func kinds() []kind {
 		kindOf("VirtualService", "networking.istio.io", func(s *Set) *[]*object[virtualServiceSpec] { return &s.virtualServices }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("DestinationRule", "networking.istio.io", func(s *Set) *[]*object[destinationRuleSpec] { return &s.destinationRules }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("AuthorizationPolicy", "security.istio.io", func(s *Set) *[]*object[authorizationSpec] { return &s.policies }, "v1", "v1beta1"),
+		kindOf("RequestAuthentication", "security.istio.io", func(s *Set) *[]*object[requestAuthSpec] { return &s.requestAuths }, "v1", "v1beta1"),
 	}
 }
 
