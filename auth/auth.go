@@ -10,7 +10,8 @@ import (
 )
 
 // Authenticator is the gate that says who calls, by bearer token or API key.
-// It gives [gatemesh.FactPrincipal]. Calls without a credential are refused.
+// It gives [gatemesh.FactPrincipal]. Calls without a credential are refused,
+// or have no principal with [Config.InsecureAnonymous].
 // Make one with [New]; it is safe for concurrent use.
 //
 // Fails closed: when an issuer's keys, its introspection or a [KeyStore] cannot be
@@ -125,7 +126,7 @@ func (a *Authenticator) Handler(next http.Handler) http.Handler {
 func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	s, now := a.state.For(c), time.Now()
 	adm, cred, err := s.fromMemory(c, now)
-	if err != nil || adm.Principal != nil {
+	if err != nil || adm.Principal != nil || cred.none {
 		return adm, err
 	}
 	if cred.apiKey {
@@ -146,7 +147,7 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
 	s := a.state.For(c)
 	adm, cred, err := s.fromMemory(c, time.Now())
-	if err != nil || adm.Principal != nil {
+	if err != nil || adm.Principal != nil || cred.none {
 		return adm, err == nil, err
 	}
 	switch raw := cred.value; {
@@ -160,16 +161,19 @@ func (a *Authenticator) AdmitCached(_ context.Context, c *gatemesh.Call) (adm ga
 }
 
 // fromMemory decides what can be decided without a signature. If it returns
-// neither a principal nor an error, cred is a token to verify, or an API key to
-// ask the store for.
+// neither a principal nor an error, cred is none, a token to verify, or an API
+// key to ask the store for.
 func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admission, cred credential, err error) {
 	names := &s.http
 	if c.Protocol() == gatemesh.GRPC {
 		names = &s.grpc
 	}
 	cred, d := s.credential(c, names)
-	if d != nil {
+	switch {
+	case d != nil:
 		return adm, cred, d
+	case cred.none:
+		return adm, cred, nil
 	}
 	if cred.apiKey {
 		adm, d := s.findAPIKey(cred.value, now)

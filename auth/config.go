@@ -13,7 +13,7 @@ import (
 )
 
 // Config configures an [Authenticator]. The zero Config is invalid: at least
-// one of Issuers, Opaque and APIKeys is required.
+// one of Issuers, Opaque and APIKeys is required, but with InsecureAnonymous.
 type Config struct {
 	// Issuers are those whose bearer tokens are accepted by their keys. With
 	// none, and without Opaque, the Authorization field is not looked at and
@@ -41,6 +41,15 @@ type Config struct {
 	// APIKeyScopes are scopes that every API key must carry; a key without one
 	// of them is refused with 403. nil is none; an empty list is an error.
 	APIKeyScopes []string
+	// InsecureAnonymous admits calls that carry no credential at all. They have
+	// no Principal, and what they may do is for the policy behind to say: a rule
+	// without request principals is good for them, too. A credential that is
+	// there must be valid, as ever: a bad one, two of them, one of another scheme,
+	// one whose issuer is away, and one in a parameter where none is looked for
+	// are refused. With neither Issuers nor Opaque nor APIKeys, no credential is
+	// looked for, and nobody has a Principal. Istio's RequestAuthentication means
+	// this. Default: a call without a credential is refused with 401.
+	InsecureAnonymous bool
 	// MaxTokenLength is the length in bytes up to which a token is looked at.
 	// Default: 8192; at most 1 MiB.
 	MaxTokenLength int
@@ -180,7 +189,7 @@ func (f *faults) add(format string, args ...any) {
 // validate reports every fault of cfg, which has its defaults.
 func (cfg *Config) validate() error {
 	var f faults
-	if !cfg.bearer() && cfg.APIKeys == nil {
+	if !cfg.bearer() && cfg.APIKeys == nil && !cfg.InsecureAnonymous {
 		f.add("Config.Issuers, Config.Opaque or Config.APIKeys is required")
 	}
 	if s := cfg.UnavailableStatus; s != http.StatusUnauthorized && s != http.StatusServiceUnavailable {

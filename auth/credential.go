@@ -25,6 +25,7 @@ func newFieldNames(cfg *Config) (http, grpc fieldNames) {
 type credential struct {
 	value  string
 	apiKey bool
+	none   bool     // there is none, and none is needed
 	in     []string // Admission.Consumed
 }
 
@@ -54,11 +55,14 @@ func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *ga
 	ok, in := true, s.tokenIn
 	switch n := tokens + keys + len(cookies) + len(params); {
 	case n == 0:
+		if s.cfg.InsecureAnonymous && (!s.looks() || !hasCredential(c.RawQuery(), names.apiKey, s.cfg.TokenParameter)) {
+			return credential{none: true}, nil
+		}
 		return credential{}, s.deny.missing
 	case n > 1, hasCredential(c.RawQuery(), names.apiKey, s.cfg.TokenParameter):
 		return credential{}, s.deny.ambiguous
 	case keys == 1:
-		return credential{h.Get(names.apiKey), true, s.apiKeyIn}, nil
+		return credential{value: h.Get(names.apiKey), apiKey: true, in: s.apiKeyIn}, nil
 	case tokens == 1:
 		token, ok = bearer(value)
 	case len(cookies) == 1:
@@ -74,6 +78,9 @@ func (s *state) credential(c *gatemesh.Call, names *fieldNames) (credential, *ga
 	}
 	return credential{value: token, in: in}, nil
 }
+
+// looks reports whether any credential is looked for.
+func (s *state) looks() bool { return s.cfg.bearer() || s.cfg.APIKeys != nil }
 
 // bearer returns what follows the scheme Bearer, in any case, and one space
 // (RFC 6750 §2.1, RFC 9110 §11.4).

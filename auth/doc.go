@@ -14,6 +14,9 @@
 // is one beside a query parameter that looks like another: which of them
 // counted would be our choice and not the caller's.
 //
+// A call without any is refused, unless [Config.InsecureAnonymous] leaves it to
+// the policy behind.
+//
 // A token has three segments of strict base64url, so that it has one spelling.
 // Its JSON has no duplicate names, its registered names are spelled exactly,
 // and it has an expiry. The issuer is chosen by iss, byte for byte, and from

@@ -1,5 +1,5 @@
 // Package manifest reads Gateway API and Istio YAML and hands typed
-// configuration to routing, canary and auth/policy.
+// configuration to routing, canary, auth and auth/policy.
 //
 //	set := gatemesh.Must(manifest.LoadDir("manifests"))
 //	router := gatemesh.Must(routing.New(routing.Config{Routes: set.Routes(), Subsets: set.Subsets(), Upstreams: upstreams}))
@@ -9,8 +9,8 @@
 // # What is read
 //
 // Gateway and HTTPRoute (gateway.networking.k8s.io), VirtualService and
-// DestinationRule (networking.istio.io), AuthorizationPolicy
-// (security.istio.io). FIELDS.md beside this file lists every field.
+// DestinationRule (networking.istio.io), AuthorizationPolicy and
+// RequestAuthentication (security.istio.io). FIELDS.md beside this file lists every field.
 //
 // Whatever is not supported is an error with file, line and field, never
 // ignored: an unknown field or kind, a value of another type, a field twice,
@@ -35,4 +35,25 @@
 // own namespace. Others are written in full, as
 // NAME.NAMESPACE.svc.cluster.local; Istio would take a name with some dots for
 // one outside the cluster.
+//
+// # Who calls, and who may
+//
+// A RequestAuthentication says which tokens are good, and nothing about who
+// needs one: a call without a token passes it, with no principal, and an
+// AuthorizationPolicy has to ask for one with requestPrincipals: ["*"]. A rule
+// that does not ask is open to calls without a token; so is one that has
+// notRequestPrincipals alone, because nobody is not one of those. A token that
+// is there must be good, or the call is refused with 401, which is also what
+// happens while the keys of its issuer cannot be had. An Authorization field
+// with another scheme is refused, too, where Istio would ignore it.
+//
+// [Set.Authentication] makes a configuration for auth of it. Three things
+// stricter than Istio: the algorithms never include those with shared secrets,
+// a rule without audiences is an error unless the server names its own, and
+// tokens need an expiry.
+//
+// # Following a folder
+//
+// A [Watcher] reads a folder again when it changes and hands the Set of it to a
+// function, which makes all changes at once with [gatemesh.Apply].
 package manifest

@@ -51,7 +51,7 @@ func TestFaults(t *testing.T) {
 		"list document":    {ap, "# Istio", "- a\n---\n# Istio", ap + ":1: a document must be a mapping, not a list"},
 
 		// documents
-		"kind":           {hr, "kind: HTTPRoute", "kind: GRPCRoute", hr + `:3: kind: "GRPCRoute" of "gateway.networking.k8s.io/v1" is not supported by gatemesh, which reads Gateway of gateway.networking.k8s.io, HTTPRoute of gateway.networking.k8s.io, VirtualService of networking.istio.io, DestinationRule of networking.istio.io, AuthorizationPolicy of security.istio.io, PeerAuthentication of security.istio.io`},
+		"kind":           {hr, "kind: HTTPRoute", "kind: GRPCRoute", hr + `:3: kind: "GRPCRoute" of "gateway.networking.k8s.io/v1" is not supported by gatemesh, which reads Gateway of gateway.networking.k8s.io, HTTPRoute of gateway.networking.k8s.io, VirtualService of networking.istio.io, DestinationRule of networking.istio.io, AuthorizationPolicy of security.istio.io, PeerAuthentication of security.istio.io, RequestAuthentication of security.istio.io`},
 		"list":           {hr, "kind: HTTPRoute", "kind: List\nitems: []", hr + `:3: kind: "List" is not supported; write each item as a document of its own, separated by ---`},
 		"version":        {hr, "k8s.io/v1", "k8s.io/v1alpha2", hr + ":2: " + inHR + `apiVersion: "gateway.networking.k8s.io/v1alpha2" is not supported; it must be gateway.networking.k8s.io/v1`},
 		"istio version":  {ap, "istio.io/v1beta1", "istio.io/v2", ap + ":2: " + inAP + `apiVersion: "security.istio.io/v2" is not supported; it must be security.istio.io/v1 or security.istio.io/v1beta1`},

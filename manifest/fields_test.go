@@ -74,7 +74,7 @@ func writeFields(t *testing.T, b *strings.Builder, typ reflect.Type, path string
 		}
 		leaf := map[reflect.Type]string{
 			reflect.TypeFor[text](): "string", reflect.TypeFor[number](): "number", reflect.TypeFor[stamp](): "time",
-			reflect.TypeFor[labels](): "map of strings", reflect.TypeFor[skipped](): "not read",
+			reflect.TypeFor[literal](): "string", reflect.TypeFor[boolean](): "boolean", reflect.TypeFor[labels](): "map of strings", reflect.TypeFor[skipped](): "not read",
 		}[elem]
 		if leaf == "" {
 			leaf = "object"

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -19,6 +20,8 @@ var formatNames = map[string]string{
 	"rule":      "DNS name (RFC 1123), no number",
 	"domain":    "domain-prefixed path, or DNS name",
 	"port":      "port, 1 to 65535",
+	"place":     "name of a parameter or cookie",
+	"timeout":   "number and unit, such as 5s, from 1ms to 1m",
 }
 
 const dnsLabel = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
@@ -69,6 +72,14 @@ func formatFault(format, v string) string {
 	case "port":
 		if n, err := strconv.ParseUint(v, 10, 16); err != nil || n == 0 || strconv.FormatUint(n, 10) != v {
 			return "is not a port, 1 to 65535, in plain decimal digits"
+		}
+	case "place":
+		if !headerForm.MatchString(v) {
+			return "is not a name that auth looks for"
+		}
+	case "timeout":
+		if d, err := time.ParseDuration(v); err != nil || d < time.Millisecond || d > time.Minute {
+			return "is not a number and its unit from 1ms to 1m, such as 5s"
 		}
 	case "path":
 		if v[0] != '/' {

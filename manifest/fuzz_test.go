@@ -20,7 +20,7 @@ import (
 func whole(t testing.TB) string {
 	t.Helper()
 	var all strings.Builder
-	for _, name := range []string{gw, hr, odr, vs, dr, ap, "policies.yaml"} {
+	for _, name := range []string{gw, hr, odr, vs, dr, ap, ra, "policies.yaml"} {
 		all.WriteString(read(t, name) + "\n---\n")
 	}
 	all.WriteString(peers)
@@ -54,7 +54,7 @@ func requireFieldNoticed(t *testing.T, docs []*yaml.Node, m *yaml.Node) {
 // it again, and has no field that was not read: with one more in any place, it
 // is refused.
 func FuzzParse(f *testing.F) {
-	for _, name := range []string{gw, hr, odr, vs, dr, ap, "policies.yaml"} {
+	for _, name := range []string{gw, hr, odr, vs, dr, ap, ra, "policies.yaml"} {
 		f.Add(read(f, name), uint16(3))
 	}
 	f.Add(whole(f), uint16(50))
@@ -139,11 +139,12 @@ type content struct {
 	splits    []canary.Split
 	policies  []policy.Policy
 	peers     []mtls.PeerAuthentication
+	auths     []manifest.RequestAuthentication
 }
 
 // contentOf returns what set says, without where.
 func contentOf(set *manifest.Set) content {
-	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Splits(), set.Policies(), set.PeerAuthentications()}
+	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Splits(), set.Policies(), set.PeerAuthentications(), set.RequestAuthentications()}
 	for i := range c.peers {
 		c.peers[i].Position = gatemesh.Position{}
 	}
@@ -160,6 +161,12 @@ func contentOf(set *manifest.Set) content {
 		c.splits[i].Position = gatemesh.Position{}
 		for j := range c.splits[i].Rules {
 			c.splits[i].Rules[j].Position = gatemesh.Position{}
+		}
+	}
+	for i := range c.auths {
+		c.auths[i].Position = gatemesh.Position{}
+		for j := range c.auths[i].Rules {
+			c.auths[i].Rules[j].Position = gatemesh.Position{}
 		}
 	}
 	for i := range c.policies {

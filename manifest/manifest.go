@@ -1,14 +1,9 @@
 package manifest
 
 import (
-	"cmp"
-	"errors"
-	"fmt"
-	"io"
+	"crypto/sha256"
 	"io/fs"
 	"os"
-	"path"
-	"path/filepath"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -26,9 +21,11 @@ type Set struct {
 	virtualServices  []*object[virtualServiceSpec]
 	destinationRules []*object[destinationRuleSpec]
 	policies         []*object[authorizationSpec]
+	requestAuths     []*object[requestAuthSpec]
 
 	peerAuthentications []*object[peerAuthenticationSpec]
 
+	read      [sha256.Size]byte                   // sum of the files it was read from
 	hostnames map[*object[httpRouteSpec]][]string // under which a listener serves a route
 	broken    map[string]bool                     // objects with faults, "kind namespace/name"
 	unread    bool                                // there are objects that nobody knows the names of
@@ -56,15 +53,17 @@ type Listener struct {
 //
 //	file:line: kind namespace/name: field: what is wrong
 //
-// and returns no Set if there is one; who reloads keeps the Set from before. A
-// folder without such a file is an error.
+// and returns no Set if there is one; who reloads keeps the Set from before, as
+// a [Watcher] does. A folder without such a file is an error, and so are a file
+// above 1 MiB, more than 1000 files, and more than 64 MiB of them. Names that
+// begin with ".#" are locks of an editor and no files.
 func LoadDir(dir string) (*Set, error) {
-	return loadFS(os.DirFS(dir), dir)
+	return loaded(readFS(os.DirFS(dir), dir))
 }
 
 // LoadFS is [LoadDir] for the root of fsys.
 func LoadFS(fsys fs.FS) (*Set, error) {
-	return loadFS(fsys, "")
+	return loaded(readFS(fsys, ""))
 }
 
 // Parse reads data as the only file of a folder. The file name is for
@@ -73,54 +72,6 @@ func Parse(file string, data []byte) (*Set, error) {
 	l := newLoader()
 	l.file(file, data)
 	return l.finish()
-}
-
-// loadFS reads the root of fsys, which is the folder dir.
-func loadFS(fsys fs.FS, dir string) (*Set, error) {
-	shown := func(name string) string { return filepath.Join(dir, name) }
-	entries, err := fs.ReadDir(fsys, ".")
-	if err != nil {
-		return nil, fmt.Errorf("manifest: folder %s: %w", cmp.Or(dir, "."), reason(err))
-	}
-	l, found := newLoader(), false
-	for _, e := range entries {
-		if ext := strings.ToLower(path.Ext(e.Name())); ext != ".yaml" && ext != ".yml" {
-			continue
-		}
-		found = true
-		data, err := readFile(fsys, e.Name())
-		if err != nil {
-			l.set.unread = true
-			l.faults.add(fault{file: shown(e.Name()), text: reason(err).Error()})
-			continue
-		}
-		l.file(shown(e.Name()), data)
-	}
-	if !found {
-		return nil, fmt.Errorf("manifest: there is no .yaml or .yml file in the folder %s", cmp.Or(dir, "."))
-	}
-	return l.finish()
-}
-
-// reason is err without the path, which stands in front of it already.
-func reason(err error) error {
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		return pe.Err
-	}
-	return err
-}
-
-// readFile reads one byte more than is allowed, so that the excess shows.
-func readFile(fsys fs.FS, name string) ([]byte, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return data, err
 }
 
 // loader reads files into a Set.
@@ -166,6 +117,7 @@ func (set *Set) link() {
 	unique(seen, "AuthorizationPolicy", set.policies)
 	unique(seen, "PeerAuthentication", set.peerAuthentications)
 	set.linkPeerAuthentications()
+	unique(seen, "RequestAuthentication", set.requestAuths)
 	for i, g := range set.gateways {
 		// A route of an internal Gateway must not be served by another one.
 		if i > 0 {
@@ -225,6 +177,11 @@ func (set *Set) verify(f *faults) {
 	f.keep(err)
 	_, err = mtls.ResolveModes(mtls.ModesConfig{Workload: nobody, RootNamespace: noNamespace, Policies: set.PeerAuthentications()})
 	f.keep(err)
+	for _, a := range set.RequestAuthentications() {
+		for _, r := range a.Rules {
+			f.keep(r.verify())
+		}
+	}
 }
 
 func (f *faults) keep(err error) {

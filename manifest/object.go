@@ -80,6 +80,7 @@ func kinds() []kind {
 		kindOf("DestinationRule", "networking.istio.io", func(s *Set) *[]*object[destinationRuleSpec] { return &s.destinationRules }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("AuthorizationPolicy", "security.istio.io", func(s *Set) *[]*object[authorizationSpec] { return &s.policies }, "v1", "v1beta1"),
 		kindOf("PeerAuthentication", "security.istio.io", func(s *Set) *[]*object[peerAuthenticationSpec] { return &s.peerAuthentications }, "v1", "v1beta1"),
+		kindOf("RequestAuthentication", "security.istio.io", func(s *Set) *[]*object[requestAuthSpec] { return &s.requestAuths }, "v1", "v1beta1"),
 	}
 }
 
