@@ -23,6 +23,8 @@ var arrows = map[string][]string{
 	"breaker":           {""},
 	"mtls":              {"", "internal/follow"},
 	"mtls/devca":        {"", "mtls"},
+	"mtls/spire":        {"", "mtls"},
+	"cmd/devca":         {"", "mtls/devca"},
 	"ratelimit":         {""},
 	"routing":           {""},
 	"routing/pool":      {""},
@@ -45,6 +47,7 @@ var foreign = map[string][]string{
 	"breaker":           {"github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset"},
 	"mtls":              {"github.com/spiffe/go-spiffe/v2/"},
 	"mtls/devca":        {"github.com/spiffe/go-spiffe/v2/"},
+	"mtls/spire":        {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4", "google.golang.org/", "golang.org/x/"},
 	"meshtest":          {"github.com/spiffe/go-spiffe/v2/"},
 	"ratelimit":         {"golang.org/x/time/rate"},
 	"trace":             {"go.opentelemetry.io/otel", "go.opentelemetry.io/auto/sdk", "github.com/go-logr/", "github.com/cespare/xxhash/v2"},
@@ -60,7 +63,7 @@ var forbidden = map[string]struct {
 	why    string
 	except []string
 }{
-	"google.golang.org/grpc":           {"belongs in grpcmesh", []string{"grpcmesh", "internal/grpctest"}},
+	"google.golang.org/grpc":           {"belongs in grpcmesh and mtls/spire", []string{"grpcmesh", "internal/grpctest", "mtls/spire"}},
 	"github.com/redis/":                {"belongs in ratelimit/redisstore", nil},
 	"k8s.io/":                          {"would bring its module graph to every user", nil},
 	"sigs.k8s.io/":                     {"would bring its module graph to every user", nil},

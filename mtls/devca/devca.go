@@ -1,6 +1,7 @@
 package devca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,87 +26,72 @@ const (
 	backdate = time.Minute
 )
 
+// Config configures a [CA]. The zero Config is invalid: TrustDomain is required.
+type Config struct {
+	// TrustDomain is the SPIFFE trust domain, such as "cluster.local". Required.
+	TrustDomain string
+	// RootLifetime is how long a root holds. No certificate outlives the root
+	// that signs it. Default: 365 days. At least 1 minute.
+	RootLifetime time.Duration
+}
+
 // CA issues certificates with ECDSA P-256 keys for the workloads of one trust
-// domain. Make it with [New]. It is safe for concurrent use. Printing it shows
-// its trust domain and no key.
+// domain. Make it with [New] or [NewCA]. It is safe for concurrent use and owns
+// no goroutine. Printing it shows its trust domain and no key.
+//
+// Its root is replaced in time: the next one is trusted from two thirds of its
+// life on, signs from five sixths on, and stands alone when the old one has
+// ended. So everybody has known a root for long when the first certificate of
+// it appears. The CA looks at the time whenever it is used, which every open
+// [Source] and [Server] does at least once a minute.
 type CA struct {
 	trustDomain string
+	lifetime    time.Duration // of a root
 
 	mu    sync.Mutex
-	roots []root // the last one signs
+	roots []root // oldest first, at least one
 	trust atomic.Pointer[trust]
 }
 
 type root struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	key   *ecdsa.PrivateKey
+	since time.Time // signs from then on
 }
 
 // trust is what relies on the roots, swapped as one.
 type trust struct {
 	certs   []*x509.Certificate
 	bundles *mtls.Bundles
+	changed chan struct{} // closed when there is another trust
 }
 
 // New returns an authority with a new root for the trust domain, such as
 // "cluster.local".
-func New(trustDomain string) (*CA, error) {
-	id, err := mtls.ParseID("spiffe://" + trustDomain + "/x")
-	if err != nil || id.TrustDomain() != trustDomain {
-		return nil, fmt.Errorf("devca: %q is not a trust domain", trustDomain)
+func New(trustDomain string) (*CA, error) { return NewCA(Config{TrustDomain: trustDomain}) }
+
+// NewCA returns an authority with a new root. It reports every invalid field at
+// once.
+func NewCA(cfg Config) (*CA, error) {
+	var errs []error
+	id, err := mtls.ParseID("spiffe://" + cfg.TrustDomain + "/x")
+	if err != nil || id.TrustDomain() != cfg.TrustDomain {
+		errs = append(errs, fmt.Errorf("devca: Config.TrustDomain: %q is not a trust domain", cfg.TrustDomain))
 	}
-	c := &CA{trustDomain: trustDomain}
+	if cfg.RootLifetime == 0 {
+		cfg.RootLifetime = rootLifetime
+	}
+	if cfg.RootLifetime < time.Minute {
+		errs = append(errs, errors.New("devca: Config.RootLifetime must be at least 1 minute"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	c := &CA{trustDomain: cfg.TrustDomain, lifetime: cfg.RootLifetime}
 	if err := c.Rotate(); err != nil {
 		return nil, err
 	}
 	return c, nil
-}
-
-// Rotate makes a new root that signs from now on. Older roots stay trusted
-// until [CA.Retire]. Every [Source] of the CA trusts the new root at once and
-// keeps its certificate until [Source.Renew].
-func (c *CA) Rotate() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return fmt.Errorf("devca: %w", err)
-	}
-	now := time.Now()
-	cert, err := sign(&x509.Certificate{
-		Subject:               pkix.Name{CommonName: "gatemesh development CA of " + c.trustDomain},
-		URIs:                  []*url.URL{{Scheme: "spiffe", Host: c.trustDomain}},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(rootLifetime),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-	}, root{key: key}, key)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rely(append(c.roots, root{cert, key}))
-}
-
-// Retire ends the trust in all roots but the newest. Certificates that older
-// roots signed are worth nothing from now on.
-func (c *CA) Retire() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rely(c.roots[len(c.roots)-1:])
-}
-
-func (c *CA) rely(roots []root) error {
-	t := &trust{}
-	for _, r := range roots {
-		t.certs = append(t.certs, r.cert)
-	}
-	var err error
-	if t.bundles, err = mtls.NewBundles(map[string][]*x509.Certificate{c.trustDomain: t.certs}); err != nil {
-		return err
-	}
-	c.roots = append([]root(nil), roots...)
-	c.trust.Store(t)
-	return nil
 }
 
 // TrustDomain returns the trust domain.
@@ -113,14 +99,16 @@ func (c *CA) TrustDomain() string { return c.trustDomain }
 
 // Bundle returns the roots that are trusted now, oldest first.
 func (c *CA) Bundle() []*x509.Certificate {
-	return append([]*x509.Certificate(nil), c.trust.Load().certs...)
+	return append([]*x509.Certificate(nil), c.trusted().certs...)
 }
 
 // Pool returns the roots that are trusted now, for clients of
 // [CA.ServerCertificate].
-func (c *CA) Pool() *x509.CertPool {
+func (c *CA) Pool() *x509.CertPool { return poolOf(c.trusted().certs) }
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, cert := range c.trust.Load().certs {
+	for _, cert := range certs {
 		pool.AddCert(cert)
 	}
 	return pool
@@ -131,25 +119,39 @@ func (c *CA) Pool() *x509.CertPool {
 // [CA.Source].
 func (c *CA) Issue(id string, lifetime time.Duration) (tls.Certificate, error) {
 	parsed, err := mtls.ParseID(id)
-	switch {
-	case err != nil:
+	if err != nil {
 		return tls.Certificate{}, err
-	case parsed.TrustDomain() != c.trustDomain:
-		return tls.Certificate{}, fmt.Errorf("devca: %s is not of trust domain %s", parsed, c.trustDomain)
+	}
+	key, err := newKey()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	leaf, err := c.workload(parsed, key.Public(), lifetime)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// workload returns a certificate of the workload for its public key.
+func (c *CA) workload(id mtls.ID, public crypto.PublicKey, lifetime time.Duration) (*x509.Certificate, error) {
+	switch {
+	case id.TrustDomain() != c.trustDomain:
+		return nil, fmt.Errorf("devca: %s is not of trust domain %s", id, c.trustDomain)
 	case lifetime <= 0:
-		return tls.Certificate{}, errors.New("devca: the lifetime must be positive")
+		return nil, errors.New("devca: the lifetime must be positive")
 	}
 	return c.issue(&x509.Certificate{
 		// X509-SVID §2 has the id as URI SAN; the subject is for people.
 		Subject:     pkix.Name{Organization: []string{"gatemesh development workload"}},
-		URIs:        []*url.URL{{Scheme: "spiffe", Host: parsed.TrustDomain(), Path: parsed.Path()}},
+		URIs:        []*url.URL{{Scheme: "spiffe", Host: id.TrustDomain(), Path: id.Path()}},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}, lifetime)
+	}, public, lifetime)
 }
 
 // ServerCertificate returns a certificate for a server that is known by host
 // names and addresses and not by a SPIFFE id, such as the edge in a demo. It
-// holds for 30 days.
+// holds for 30 days and nothing renews it.
 func (c *CA) ServerCertificate(hosts ...string) (tls.Certificate, error) {
 	if len(hosts) == 0 {
 		return tls.Certificate{}, errors.New("devca: a server certificate needs at least one host")
@@ -165,40 +167,53 @@ func (c *CA) ServerCertificate(hosts ...string) (tls.Certificate, error) {
 			template.DNSNames = append(template.DNSNames, host)
 		}
 	}
-	return c.issue(template, serverLifetime)
-}
-
-// Format prints the trust domain, whatever the verb.
-func (c *CA) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "development CA of %s", c.trustDomain) }
-
-// issue completes the template of a leaf and signs it.
-func (c *CA) issue(template *x509.Certificate, lifetime time.Duration) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := newKey()
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("devca: %w", err)
+		return tls.Certificate{}, err
 	}
-	c.mu.Lock()
-	signer := c.roots[len(c.roots)-1]
-	c.mu.Unlock()
-	now := time.Now()
-	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(lifetime)
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	template.BasicConstraintsValid = true
-	leaf, err := sign(template, signer, key)
+	leaf, err := c.issue(template, key.Public(), serverLifetime)
 	if err != nil {
 		return tls.Certificate{}, err
 	}
 	return tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: key, Leaf: leaf}, nil
 }
 
-// sign returns the certificate of key, signed by parent, or by itself if
+// Format prints the trust domain, whatever the verb.
+func (c *CA) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "development CA of %s", c.trustDomain) }
+
+// issue completes the template of a leaf and signs it. The leaf does not
+// outlive its signer.
+func (c *CA) issue(template *x509.Certificate, public crypto.PublicKey, lifetime time.Duration) (*x509.Certificate, error) {
+	now := time.Now()
+	signer, err := c.signer(now)
+	if err != nil {
+		return nil, err
+	}
+	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(lifetime)
+	if template.NotAfter.After(signer.cert.NotAfter) {
+		template.NotAfter = signer.cert.NotAfter
+	}
+	template.KeyUsage = x509.KeyUsageDigitalSignature
+	template.BasicConstraintsValid = true
+	return sign(template, signer, public)
+}
+
+func newKey() (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("devca: %w", err)
+	}
+	return key, nil
+}
+
+// sign returns the certificate of a public key, signed by parent, or by itself if
 // parent has no certificate.
-func sign(template *x509.Certificate, parent root, key *ecdsa.PrivateKey) (*x509.Certificate, error) {
+func sign(template *x509.Certificate, parent root, public crypto.PublicKey) (*x509.Certificate, error) {
 	if parent.cert == nil {
 		parent.cert = template
 	}
 	// CreateCertificate chooses a random serial number if there is none.
-	der, err := x509.CreateCertificate(rand.Reader, template, parent.cert, key.Public(), parent.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent.cert, public, parent.key)
 	if err != nil {
 		return nil, fmt.Errorf("devca: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 // BundlePEM returns the roots that are trusted now in PEM form.
 func (c *CA) BundlePEM() []byte {
 	var out []byte
-	for _, cert := range c.trust.Load().certs {
+	for _, cert := range c.trusted().certs {
 		out = append(out, encode("CERTIFICATE", cert.Raw)...)
 	}
 	return out

@@ -1,12 +1,17 @@
 package devca
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/mtls"
@@ -18,18 +23,37 @@ type WorkloadConfig struct {
 	ID string
 	// Workload says who the workload is, if ID is not set.
 	Workload gatemesh.Workload
-	// Lifetime is how long each certificate holds. Nothing renews it but
-	// [Source.Renew]. Default: 1 hour. Must not be negative.
+	// Lifetime is how long each certificate holds, unless the root that signs
+	// it ends before. Default: 1 hour. Must not be negative.
 	Lifetime time.Duration
+	// DisableRenewal leaves the certificate to [Source.Renew] alone.
+	DisableRenewal bool
+	// Observer receives a fault for a renewal that failed, once until one
+	// succeeds. Default: nobody.
+	Observer gatemesh.Observer
 }
 
 // Source is an [mtls.Source] of one workload. Make it with [CA.Source]. It is
 // safe for concurrent use. Printing it shows its SPIFFE id and no key.
+//
+// Certificate and key are replaced at two thirds of their life, and within a
+// minute when the roots that signed them lost their trust. If that fails, the
+// old ones stay, and it is tried again after a second, then after twice as long
+// each time, up to a minute. A Source owns no goroutine but a timer; one that
+// nobody uses any more is collected, closed or not.
 type Source struct {
 	ca       *CA
 	id       string
 	lifetime time.Duration
+	observer gatemesh.Observer
 	current  atomic.Pointer[mtls.Credentials]
+	issue    func(id string, lifetime time.Duration) (tls.Certificate, error)
+
+	mu      sync.Mutex // held while certificates are replaced
+	due     time.Time  // of the next renewal
+	backoff time.Duration
+	timer   *time.Timer // nil without renewal
+	closed  bool
 }
 
 // Source returns a source of credentials for a workload.
@@ -50,25 +74,113 @@ func (c *CA) Source(cfg WorkloadConfig) (*Source, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = time.Hour
 	}
-	s := &Source{ca: c, id: cfg.ID, lifetime: cfg.Lifetime}
+	s := &Source{ca: c, id: cfg.ID, lifetime: cfg.Lifetime, observer: cfg.Observer, issue: c.Issue}
 	if err := s.Renew(); err != nil {
 		return nil, err
+	}
+	if !cfg.DisableRenewal {
+		s.schedule()
 	}
 	return s, nil
 }
 
-// Renew replaces certificate and key by new ones, signed by the newest root.
-// If it fails, the old ones stay.
-func (s *Source) Renew() error {
-	cert, err := s.ca.Issue(s.id, s.lifetime)
-	if err != nil {
-		return err
+// schedule sets the timer that renews. It does not keep s from being collected.
+func (s *Source) schedule() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := weak.Make(s)
+	s.timer = time.AfterFunc(wait(time.Now(), s.due), func() {
+		if s := w.Value(); s != nil {
+			s.tick(time.Now())
+		}
+	})
+}
+
+// wait returns how long to wait for due, but never more than a minute: timers
+// stand still while the machine sleeps, and the clock does not.
+func wait(now, due time.Time) time.Duration {
+	return max(0, min(time.Minute, due.Sub(now)))
+}
+
+// twoThirds returns when a certificate that is new now is to be replaced.
+func twoThirds(now time.Time, leaf *x509.Certificate) time.Time {
+	return now.Add(leaf.NotAfter.Sub(now) * 2 / 3)
+}
+
+const (
+	firstBackoff = time.Second
+	maxBackoff   = time.Minute
+)
+
+// tick renews if that is due, and sets the timer anew.
+func (s *Source) tick(now time.Time) {
+	now = now.Round(0) // for the clock on the wall
+	s.mu.Lock()
+	var err error
+	if !s.closed {
+		if !now.Before(s.due) || !s.trusted() {
+			err = s.renew(now)
+		}
+		s.timer.Reset(wait(now, s.due))
 	}
-	creds, err := mtls.NewCredentials(cert, s.ca.trust.Load().bundles)
+	news := err != nil && s.backoff == firstBackoff
+	s.mu.Unlock()
+	if news && s.observer != nil {
+		s.observer.Observe(context.Background(), gatemesh.Event{
+			Kind: gatemesh.EventFault, Layer: "devca", Message: "certificate not renewed, the old one stays", Err: err,
+		})
+	}
+}
+
+// trusted reports whether the roots of now vouch for the certificate.
+func (s *Source) trusted() bool {
+	return vouched(s.current.Load().Certificate.Leaf, s.ca.trusted().certs)
+}
+
+// vouched reports whether one of the roots has signed the leaf. Unlike a
+// verification it does not ask for the time.
+func vouched(leaf *x509.Certificate, roots []*x509.Certificate) bool {
+	for _, r := range roots {
+		if leaf.CheckSignatureFrom(r) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Renew replaces certificate and key by new ones, signed by the newest root
+// that signs already. If it fails, the old ones stay. It works also after
+// [Source.Close].
+func (s *Source) Renew() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.renew(time.Now().Round(0))
+}
+
+func (s *Source) renew(now time.Time) error {
+	cert, err := s.issue(s.id, s.lifetime)
+	var creds *mtls.Credentials
+	if err == nil {
+		creds, err = mtls.NewCredentials(cert, s.ca.trust.Load().bundles)
+	}
 	if err != nil {
+		s.backoff = min(maxBackoff, max(firstBackoff, 2*s.backoff))
+		s.due = now.Add(s.backoff)
 		return err
 	}
 	s.current.Store(creds)
+	s.backoff, s.due = 0, twoThirds(now, creds.Certificate.Leaf)
+	return nil
+}
+
+// Close ends the renewal. The credentials stay. It may be called more than once.
+func (s *Source) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
 	return nil
 }
 

@@ -1,0 +1,6 @@
+package devca
+
+var (
+	SamePeer = samePeer
+	SameUser = sameUser
+)
