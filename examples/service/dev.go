@@ -79,8 +79,8 @@ This mesh is for development; it ends with this process.
 
 `, folder, port)
 	return trust{
-		source: source, keys: minter, issuer: edge, close: func() error { return nil },
-		policies: []policy.Policy{{
+		source: source, keys: minter, issuer: edge, close: []func() error{source.Close, order.Close},
+		rules: []policy.Policy{{
 			Name: "dev", Namespace: self.Namespace, Selector: self.Labels,
 			Rules: []policy.Rule{{
 				From: []policy.Source{{Principals: []string{caller.SPIFFEID()[len("spiffe://"):]}}},

@@ -36,7 +36,7 @@ func (s *payments) Charge(ctx context.Context, in *paymentspb.ChargeRequest) (*p
 	call := gatemesh.FromContext(ctx)
 	s.log.InfoContext(ctx, "payment", "id", in.GetPayment())
 	return &paymentspb.ChargeResponse{
-		Payment: in.GetPayment(), User: call.Principal().Subject(), Caller: call.Peer().ID(), RequestId: call.RequestID(),
+		Payment: in.GetPayment(), User: call.Principal().Subject(), Caller: caller(call), RequestId: call.RequestID(),
 	}, nil
 }
 

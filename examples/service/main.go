@@ -19,10 +19,7 @@ import (
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
-	"github.com/gatemesh-go/gatemesh/auth/identity"
-	"github.com/gatemesh-go/gatemesh/auth/policy"
 	"github.com/gatemesh-go/gatemesh/manifest"
-	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/serve"
 	"github.com/gatemesh-go/gatemesh/trace"
 )
@@ -45,6 +42,7 @@ type options struct {
 	health, manifests            string
 	workload, trustDomain, edge  string
 	cert, key, ca                string
+	spire, devCA                 string
 	identityJWKS, identityIssuer string
 	dev                          string
 	lameDuck, drain              time.Duration
@@ -60,10 +58,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.workload, "workload", "payment-service.production", "who we are, as `name.namespace`; our label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
 	fs.StringVar(&o.edge, "edge", "main-gateway.production", "the gateway, as `name.namespace`: it alone may say who the client is")
-	fs.StringVar(&o.manifests, "manifests", "", "`folder` of AuthorizationPolicy YAML; without a policy that selects us, nobody may call")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of AuthorizationPolicy and PeerAuthentication YAML, followed while we run; without a policy that selects us, nobody may call")
 	fs.StringVar(&o.cert, "cert", "", "PEM `file` of our SPIFFE certificate; -cert, -key and -ca are reloaded when they change")
 	fs.StringVar(&o.key, "key", "", "PEM `file` of the key of -cert")
 	fs.StringVar(&o.ca, "ca", "", "PEM `file` of the trust domain's roots")
+	fs.StringVar(&o.spire, "spire", "", "`address` of the SPIFFE Workload API, such as unix:///run/spire/agent.sock, in place of -cert, -key and -ca")
+	fs.StringVar(&o.devCA, "dev-ca", "", "unix `socket` of a development CA, as cmd/devca prints it, in place of -cert, -key and -ca")
 	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; reloaded when it changes")
 	fs.StringVar(&o.identityIssuer, "identity-issuer", "", "`iss` of the identities, as the edge is configured")
 	fs.StringVar(&o.dev, "dev", "", "for development: make a CA, an edge key and a policy, write what a client needs into this `folder`, and print curl lines")
@@ -82,11 +82,17 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	if o.dev != "" {
 		return o, nil
 	}
+	required := []struct{ name, value string }{
+		{"-manifests", o.manifests}, {"-identity-jwks", o.identityJWKS}, {"-identity-issuer", o.identityIssuer},
+	}
 	var errs []error
-	for _, f := range []struct{ name, value string }{
-		{"-cert", o.cert}, {"-key", o.key}, {"-ca", o.ca}, {"-manifests", o.manifests},
-		{"-identity-jwks", o.identityJWKS}, {"-identity-issuer", o.identityIssuer},
-	} {
+	switch files := o.cert != "" || o.key != "" || o.ca != ""; {
+	case o.spire != "" && o.devCA != "", files && o.spire+o.devCA != "":
+		errs = append(errs, errors.New("certificates come from one source: -cert, -key and -ca, or -spire, or -dev-ca"))
+	case o.spire+o.devCA == "":
+		required = append(required, []struct{ name, value string }{{"-cert", o.cert}, {"-key", o.key}, {"-ca", o.ca}}...)
+	}
+	for _, f := range required {
 		if f.value == "" {
 			errs = append(errs, fmt.Errorf("%s is required (or -dev FOLDER to try it)", f.name))
 		}
@@ -106,71 +112,6 @@ func (o *options) named(workload string) gatemesh.Workload {
 	}
 }
 
-// trust is what the outside world gives us: certificates, the edge's keys,
-// the policies.
-type trust struct {
-	source   mtls.Source
-	keys     identity.KeySource
-	issuer   string
-	policies []policy.Policy
-	close    func() error
-}
-
-// load reads the files that the flags name.
-func (o *options) load(observer gatemesh.Observer) (t trust, err error) {
-	set, err := manifest.LoadDir(o.manifests)
-	if err != nil {
-		return t, err
-	}
-	keys, err := identity.NewJWKSFile(identity.JWKSFileConfig{Path: o.identityJWKS, Observer: observer})
-	if err != nil {
-		return t, err
-	}
-	files, err := mtls.NewFiles(mtls.FilesConfig{
-		Cert: o.cert, Key: o.key, Bundle: o.ca, TrustDomain: o.trustDomain, Observer: observer,
-	})
-	if err != nil {
-		return t, errors.Join(err, keys.Close())
-	}
-	end := func() error { return errors.Join(files.Close(), keys.Close()) }
-	return trust{source: files, keys: keys, issuer: o.identityIssuer, policies: set.Policies(), close: end}, nil
-}
-
-// chain is the layers in front of the application: who calls, for whom, may
-// they. Spans appear as soon as the program sets an OpenTelemetry provider.
-func chain(self gatemesh.Workload, t trust, edge func(*gatemesh.Peer) bool, observer gatemesh.Observer) (*gatemesh.Chain, *mtls.TLS, error) {
-	members, err := mtls.MemberOf(self.TrustDomain)
-	if err != nil {
-		return nil, nil, err
-	}
-	peers, err := mtls.New(mtls.Config{Source: t.source, Authorize: members, Observer: observer})
-	if err != nil {
-		return nil, nil, err
-	}
-	users, err := identity.NewVerifier(identity.VerifierConfig{
-		Issuer: t.issuer, Audience: []string{self.TrustDomain}, Keys: t.keys, Observer: observer,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	rules, err := policy.New(policy.Config{Workload: self, Policies: t.policies, Unselected: policy.Deny, Observer: observer})
-	if err != nil {
-		return nil, nil, err
-	}
-	spans, err := trace.New(trace.Config{Observer: observer})
-	if err != nil {
-		return nil, nil, err
-	}
-	entry, err := gatemesh.NewEntry(gatemesh.EntryConfig{
-		Peer: peers.Peer, TrustPeer: edge, TrustRequestID: gatemesh.AnyPeer, Observer: observer,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := gatemesh.NewChain(entry, spans.Layer(), peers.Layer(), users.Layer(), rules.Layer())
-	return c, peers, err
-}
-
 // run serves until ctx ends. Logs go to w, one JSON object a line.
 func run(ctx context.Context, args []string, w io.Writer, started func(map[string]net.Addr)) error {
 	o, err := parseFlags(args, w)
@@ -187,19 +128,30 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 	if o.dev != "" {
 		t, err = develop(self, o.dev, o.listen, w)
 	} else {
-		t, err = o.load(observer)
+		t, err = o.load(ctx, observer)
 	}
+	defer func() { _ = t.end() }() // the process is about to end
 	if err != nil {
 		return err
 	}
-	defer func() { _ = t.close() }() // the process is about to end
-	c, peers, err := chain(self, t, o.isEdge, observer)
+	m, err := newMesh(self, t, o.isEdge, observer)
 	if err != nil {
 		return err
 	}
-	servers := []serve.Server{{Name: self.Name, Addr: o.listen, Handler: c.Handler(app(log)), TLS: peers.ServerConfig()}}
+	if t.set != nil {
+		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: o.manifests, Current: t.set, Apply: m.apply, Observer: observer})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = w.Close() }()
+	}
+	// The listener takes plain text, too, where a PeerAuthentication says so.
+	servers := []serve.Server{{
+		Name: self.Name, Addr: o.listen, Handler: m.chain.Handler(app(log)),
+		Wrap: func(l net.Listener) net.Listener { return m.peers.Listener(l, nil) },
+	}}
 	if o.grpc != "" {
-		server, err := newGRPC(c, peers, log)
+		server, err := newGRPC(m.chain, m.peers, log)
 		if err != nil {
 			return err
 		}
