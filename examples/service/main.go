@@ -45,7 +45,7 @@ type options struct {
 	spire, devCA                 string
 	identityJWKS, identityIssuer string
 	dev                          string
-	lameDuck, drain              time.Duration
+	reload, lameDuck, drain      time.Duration
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -67,6 +67,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.identityJWKS, "identity-jwks", "", "JWKS `file` of the edge that signs identities; reloaded when it changes")
 	fs.StringVar(&o.identityIssuer, "identity-issuer", "", "`iss` of the identities, as the edge is configured")
 	fs.StringVar(&o.dev, "dev", "", "for development: make a CA, an edge key and a policy, write what a client needs into this `folder`, and print curl lines")
+	fs.DurationVar(&o.reload, "reload", 5*time.Second, "how often files and manifests are looked at")
 	fs.DurationVar(&o.lameDuck, "lame-duck", 0, "how long /readyz refuses before the listener closes")
 	fs.DurationVar(&o.drain, "drain", 20*time.Second, "how long running requests may take after that")
 	if err := fs.Parse(args); err != nil {
@@ -139,7 +140,7 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 		return err
 	}
 	if t.set != nil {
-		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: o.manifests, Current: t.set, Apply: m.apply, Observer: observer})
+		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: o.manifests, Current: t.set, Apply: m.apply, Interval: o.reload, Observer: observer})
 		if err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ func (o *options) load(ctx context.Context, observer gatemesh.Observer) (t trust
 		return t, err
 	}
 	t.rules = t.set.Policies()
-	keys, err := identity.NewJWKSFile(identity.JWKSFileConfig{Path: o.identityJWKS, Observer: observer})
+	keys, err := identity.NewJWKSFile(identity.JWKSFileConfig{Path: o.identityJWKS, Interval: o.reload, Observer: observer})
 	if err != nil {
 		return t, err
 	}
@@ -60,7 +60,7 @@ func (o *options) load(ctx context.Context, observer gatemesh.Observer) (t trust
 		t.source, t.close = source, append(t.close, source.Close)
 	default:
 		source, err := mtls.NewFiles(mtls.FilesConfig{
-			Cert: o.cert, Key: o.key, Bundle: o.ca, TrustDomain: o.trustDomain, Observer: observer,
+			Cert: o.cert, Key: o.key, Bundle: o.ca, TrustDomain: o.trustDomain, Interval: o.reload, Observer: observer,
 		})
 		if err != nil {
 			return t, err
