@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -67,11 +66,9 @@ func TestListener_Drain(t *testing.T) {
 		})
 		<-running
 	}
-	begin := time.Now()
 	stop()
 	wg.Wait()
 	require.NoError(t, <-done)
-	t.Logf("drained in %v", time.Since(begin))
 	_, err = (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
 	assert.Error(t, err)
 }
