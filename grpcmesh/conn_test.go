@@ -330,6 +330,23 @@ func TestCredentials_Silent(t *testing.T) {
 	})
 }
 
+// The port that we listen on decides, in the handshake and in the gate.
+func TestCredentials_Ports(t *testing.T) {
+	t.Parallel()
+	us := source(t, newCA(t), "callee")
+	m, err := mtls.New(mtls.Config{Source: us, Authorize: anybody})
+	require.NoError(t, err)
+	opts := append(peerGate(m).Options(), grpc.Creds(grpcmesh.Credentials(m, nil)))
+	open, strict := newSocket(t), newSocket(t)
+	require.NoError(t, m.Update(mtls.Config{Source: us, Authorize: anybody, Modes: mtls.Modes{
+		Ports: map[uint16]mtls.Mode{open.Addr().(*net.TCPAddr).AddrPort().Port(): mtls.ModePermissive},
+	}}))
+	_, err = call(t.Context(), connectTo(t, open, ok, opts), checkMethod)
+	require.NoError(t, err)
+	_, err = call(t.Context(), connectTo(t, strict, ok, opts), checkMethod)
+	assert.Equal(t, codes.Unavailable, status.Code(err))
+}
+
 func TestCredentials_OfServers(t *testing.T) {
 	t.Parallel()
 	m := workload(t, newCA(t), "callee")

@@ -2,7 +2,11 @@ package grpcmesh
 
 import (
 	"bytes"
+	"net"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -62,4 +66,53 @@ func TestGoAwayFrame(t *testing.T) {
 	assert.EqualValues(t, 1<<31-1, g.LastStreamID)
 	assert.Equal(t, http2.ErrCodeNo, g.ErrCode)
 	assert.Empty(t, g.DebugData())
+}
+
+// record is a connection that keeps what is written.
+type record struct {
+	net.Conn
+	wire   bytes.Buffer
+	closed int
+}
+
+func (r *record) Write(b []byte) (int, error) { return r.wire.Write(b) }
+func (r *record) Close() error                { r.closed++; return nil }
+
+// The GOAWAY waits for the end of the frame, is written once, and the cut is
+// off once the connection is closed.
+func TestConn_GoAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ping := append([]byte{0, 0, 8, 6, 0, 0, 0, 0, 0}, "12345678"...)
+		r := &record{}
+		c := &conn{Conn: r}
+		write := func(b []byte) {
+			t.Helper()
+			n, err := c.Write(b)
+			require.NoError(t, err)
+			require.Equal(t, len(b), n)
+		}
+		write(ping[:3])
+		c.goAway()
+		c.goAway()
+		write(ping[3:12])
+		require.Equal(t, ping[:12], r.wire.Bytes(), "not into a frame")
+		write(ping[12:])
+		write(ping)
+		require.Equal(t, slices.Concat(ping, goAwayFrame, ping), r.wire.Bytes())
+		time.Sleep(grace - 1)
+		require.Zero(t, r.closed)
+		time.Sleep(1)
+		synctest.Wait()
+		require.Equal(t, 1, r.closed)
+
+		r = &record{}
+		c = &conn{Conn: r}
+		c.goAway()
+		require.NoError(t, c.Close())
+		c.going.Store(false)
+		c.goAway() // too late
+		time.Sleep(2 * grace)
+		require.Equal(t, 1, r.closed)
+	})
 }

@@ -144,7 +144,7 @@ func ResolveModes(cfg ModesConfig) (Modes, error) {
 		switch {
 		case len(p.Selector) == 0 && p.Namespace == root:
 			mesh = p
-		case p.Namespace != cfg.Workload.Namespace || p.Namespace == root:
+		case p.Namespace != cfg.Workload.Namespace:
 		case len(p.Selector) == 0:
 			namespace = p
 		case !selects(p.Selector, cfg.Workload.Labels):
