@@ -289,6 +289,10 @@ func TestCredentials_IdleStreams(t *testing.T) {
 			<-ctx.Done()
 			return nil
 		}, codes.Unauthenticated, time.Minute},
+		"handler that says why it ends": {func(ctx context.Context, _ grpc.ServerStream) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, codes.Unauthenticated, time.Minute},
 		"handler that waits for a message": {echo, codes.Unavailable, time.Minute + 10*time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -102,7 +102,7 @@ func TestConn_GoAway(t *testing.T) {
 		require.Equal(t, slices.Concat(ping, goAwayFrame, ping), r.wire.Bytes())
 		time.Sleep(grace - 1)
 		require.Zero(t, r.closed)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, 1, r.closed)
 

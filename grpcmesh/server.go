@@ -169,8 +169,8 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		defer w.watch()()
 	}
 	err = next(srv, w)
-	if d := w.ended.Load(); d != nil && err == nil {
-		return Status(d).Err() // half a stream must not look like a whole one
+	if d := w.ended.Load(); d != nil {
+		return Status(d).Err() // half a stream must not look like a whole one, nor like the client's fault
 	}
 	return err
 }
