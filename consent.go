@@ -70,6 +70,15 @@ func (x *Exchange) Expired(now time.Time) bool {
 // Bounded reports whether some consent has an end.
 func (x *Exchange) Bounded() bool { return x.consents.until.Load() != 0 }
 
+// Until returns when the first consent ends, and the zero time if none does.
+func (x *Exchange) Until() time.Time {
+	u := x.consents.until.Load()
+	if u == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, u)
+}
+
 // Revalidate asks the gates whose consent has ended at now to renew it. Once
 // one refuses, so does every later Revalidate, without asking. It is safe for
 // concurrent use.

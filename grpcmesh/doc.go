@@ -12,6 +12,10 @@
 // wait. Response fields and the request id become header metadata, except of a
 // refusal in the tap handle, from where grpc-go sends the status alone.
 //
+// [Credentials] let a server of the mesh say goodbye to a peer that is not
+// welcome any more, as net/http does, and take plain text while a fleet moves to
+// mutual TLS.
+//
 // [Client.Options] put an Outbound around any connection. [Dial] makes one to a
 // service of the mesh besides: mutual TLS pinned to the callee, and the
 // endpoints of a pool. Read dial.go, then resolver.go, which says where the

@@ -7,8 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -71,6 +69,7 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 	}
 	if d != nil {
 		x.Finish(gatemesh.Outcome{Code: gatemesh.Code(code(d))})
+		farewell(ctx, d)
 		return ctx, Status(d).Err()
 	}
 	t := &tapped{server: s, x: x}
@@ -113,6 +112,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 	switch a := a.(type) {
 	case nil:
 		return netip.AddrPort{}
+	case *connAddr:
+		return addrPort(a.Addr)
 	case *net.TCPAddr:
 		return a.AddrPort()
 	}
@@ -164,9 +165,12 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 		return err
 	}
 	w := &serverStream{ServerStream: ss, ctx: ctx, x: x}
+	if x.Bounded() {
+		defer w.watch()()
+	}
 	err = next(srv, w)
-	if d := w.ended.Load(); d != nil && err == nil {
-		return Status(d).Err() // half a stream must not look like a whole one
+	if d := w.ended.Load(); d != nil {
+		return Status(d).Err() // half a stream must not look like a whole one, nor like the client's fault
 	}
 	return err
 }
@@ -175,13 +179,16 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 func sendFields(ctx context.Context, x *gatemesh.Exchange, d *gatemesh.Denial, set func(metadata.MD) error) error {
 	md := metadata.MD{strings.ToLower(gatemesh.RequestIDHeader): {x.Call().RequestID()}}
 	for _, f := range x.Fields() {
-		if !strings.EqualFold(f.Name, "Connection") { // malformed in HTTP/2, RFC 9113 §8.2.2
+		// Malformed in HTTP/2 (RFC 9113 §8.2.2). Net/http, if that is what we are
+		// served by, does not send it, but says goodbye.
+		if !strings.EqualFold(f.Name, "Connection") || d != nil && overHTTP(ctx) {
 			md.Append(f.Name, f.Value)
 		}
 	}
 	err := set(md)
 	switch {
 	case d != nil:
+		farewell(ctx, d)
 		return Status(d).Err()
 	case err != nil:
 		return Status(gatemesh.AsDenial(ctx, err)).Err()
@@ -205,46 +212,6 @@ func end(ctx context.Context, x *gatemesh.Exchange, panicked any, err error) err
 	}
 	x.Finish(o)
 	return err
-}
-
-// serverStream judges a stream again when a consent has ended.
-type serverStream struct {
-	grpc.ServerStream
-	ctx   context.Context
-	x     *gatemesh.Exchange
-	ended atomic.Pointer[gatemesh.Denial]
-}
-
-func (s *serverStream) Context() context.Context { return s.ctx }
-
-func (s *serverStream) SendMsg(m any) error {
-	s.x.Begun()
-	if err := s.renew(); err != nil {
-		return err
-	}
-	return s.ServerStream.SendMsg(m)
-}
-
-func (s *serverStream) RecvMsg(m any) error {
-	if err := s.ServerStream.RecvMsg(m); err != nil {
-		return err
-	}
-	return s.renew() // the message may have come long after the last look
-}
-
-func (s *serverStream) renew() error {
-	if !s.x.Bounded() {
-		return nil
-	}
-	now := time.Now()
-	if !s.x.Expired(now) {
-		return nil
-	}
-	if d := s.x.Revalidate(s.ctx, now); d != nil {
-		s.ended.Store(d)
-		return Status(d).Err()
-	}
-	return nil
 }
 
 // code returns the gRPC code of d. The numbers are the same.

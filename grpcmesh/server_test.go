@@ -561,7 +561,7 @@ func TestLC03_TokenThatEndsMidStream(t *testing.T) {
 				}
 				time.Sleep(25 * time.Second)
 			}
-		}, 6},
+		}, 5}, // at 0, 25, 50, 75 and 100 s: the renewed consent ends at 120 s
 		"a handler that looks at no error": {watchMethod, 0, func(_ context.Context, s grpc.ServerStream) error {
 			for range 10 {
 				_ = s.SendMsg(&message{})

@@ -1,16 +1,18 @@
 // Package manifest reads Gateway API and Istio YAML and hands typed
-// configuration to routing, canary, auth and auth/policy.
+// configuration to routing, canary, auth, auth/policy and mtls.
 //
 //	set := gatemesh.Must(manifest.LoadDir("manifests"))
 //	router := gatemesh.Must(routing.New(routing.Config{Routes: set.Routes(), Subsets: set.Subsets(), Upstreams: upstreams}))
 //	split := gatemesh.Must(canary.New(canary.Config{Splits: set.Splits()}))
 //	rules := gatemesh.Must(policy.New(policy.Config{Workload: self, Policies: set.Policies(), Unselected: policy.Deny}))
+//	modes := gatemesh.Must(mtls.ResolveModes(mtls.ModesConfig{Workload: self, Policies: set.PeerAuthentications()}))
 //
 // # What is read
 //
 // Gateway and HTTPRoute (gateway.networking.k8s.io), VirtualService and
-// DestinationRule (networking.istio.io), AuthorizationPolicy and
-// RequestAuthentication (security.istio.io). FIELDS.md beside this file lists every field.
+// DestinationRule (networking.istio.io), AuthorizationPolicy, PeerAuthentication
+// and RequestAuthentication (security.istio.io). FIELDS.md beside this file lists
+// every field.
 //
 // Whatever is not supported is an error with file, line and field, never
 // ignored: an unknown field or kind, a value of another type, a field twice,
@@ -30,6 +32,9 @@
 // A VirtualService applies wherever a client of the mesh calls its host, the
 // gateway's upstream side included. In Istio an ingress gateway would need the
 // VirtualService to name it.
+//
+// Where Istio takes the older one of two PeerAuthentications for the same
+// workloads, there is an error, as a file does not say which that is.
 //
 // A host of an Istio document that has no dots is a service of the document's
 // own namespace. Others are written in full, as

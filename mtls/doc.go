@@ -28,5 +28,16 @@
 //
 // For every call on a live connection: validity and trust, by [TLS.Peer], and
 // the Authorizer, by the gate. On a stream that stays open, all of that once a
-// minute.
+// minute. Who is refused loses the connection: HTTP/1.1 closes it, HTTP/2 and
+// gRPC (with grpcmesh.Credentials) say GOAWAY. A connection on which nothing
+// happens is not looked at: nobody is let in by it, and its next call is judged.
+//
+// # Step by step
+//
+// A fleet that speaks plain text moves one service at a time. [Config.Modes] of
+// each are those of Istio's PeerAuthentication, which package manifest reads and
+// [ResolveModes] applies. Behind [TLS.Listener], or grpcmesh.Credentials, one
+// port takes both in PERMISSIVE; [Status] counts the calls in plain text, and
+// once none come any more, STRICT is safe. See the example of package serve.
+// [Status] also says when our own certificate ends.
 package mtls

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
@@ -28,7 +27,7 @@ func ExampleTLS_gRPC() {
 	chain := gatemesh.Must(gatemesh.NewChain(entry, payment.Layer()))
 
 	server := grpc.NewServer(append(gatemesh.Must(grpcmesh.NewServer(chain)).Options(),
-		grpc.Creds(credentials.NewTLS(payment.ServerConfig())))...)
+		grpc.Creds(grpcmesh.Credentials(payment, nil)))...)
 	callee := gatemesh.Must(mtls.Exactly("spiffe://cluster.local/ns/production/sa/payment-service"))
 	service := grpctest.Serve(server, gatemesh.Must(order.ClientConfig(callee)))
 	defer service.Close()

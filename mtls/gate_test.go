@@ -242,11 +242,15 @@ func TestConcurrent(t *testing.T) {
 }
 
 func TestAllocs(t *testing.T) {
-	_, m, _, _, cs := pair(t)
+	_, m, _, s, cs := pair(t)
 	state := received(cs.Load().Certificate)
 	c := callFrom(t, m, state)
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = m.Peer(state) }))
 	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = m.Admit(t.Context(), c) }))
+	require.NoError(t, m.Update(mtls.Config{Source: s, Authorize: member(t), Modes: mtls.Modes{Default: mtls.ModePermissive}}))
+	c, err := gatemesh.NewCall(gatemesh.CallInfo{Host: "callee", Scheme: "http"})
+	require.NoError(t, err)
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _, _ = m.Admit(t.Context(), c) }), "plain text")
 }
 
 // What every call on a live connection pays: Peer in Entry, Admit in the gate.

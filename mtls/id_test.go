@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -116,6 +117,18 @@ func FuzzParseID(f *testing.F) {
 		id, err := mtls.ParseID(s)
 		td, path, ok := parseReference(s)
 		require.Equal(t, ok, err == nil, "%q: %v", s, err)
+		// Go-spiffe agrees, but for the letters of scheme and trust domain, the
+		// limits of length, and ids without a path.
+		theirs, refused := spiffeid.FromString(s)
+		if refused == nil && theirs.Path() != "" && len(s) <= 2048 && len(theirs.TrustDomain().Name()) <= 255 {
+			require.NoError(t, err, "%q", s)
+			require.Equal(t, theirs.String(), id.String())
+		}
+		if err == nil {
+			theirs, refused = spiffeid.FromString(id.String())
+			require.NoError(t, refused)
+			require.Equal(t, theirs.String(), id.String())
+		}
 		if !ok {
 			require.True(t, id.IsZero())
 			return

@@ -27,7 +27,9 @@ const (
 	// ModePermissive takes mutual TLS and plain text on the same port, for as
 	// long as some callers cannot do better. Plain-text callers have no Peer.
 	// Callers with TLS are verified as in ModeStrict: one without a certificate
-	// is refused, as Istio does.
+	// is refused, as Istio does. What goes in plain text can be read and sent
+	// again by others, signed identities of users included: a policy that names
+	// principals keeps it away from what matters.
 	ModePermissive
 	// ModeStrict takes mutual TLS and nothing else.
 	ModeStrict
@@ -144,7 +146,7 @@ func ResolveModes(cfg ModesConfig) (Modes, error) {
 		switch {
 		case len(p.Selector) == 0 && p.Namespace == root:
 			mesh = p
-		case p.Namespace != cfg.Workload.Namespace || p.Namespace == root:
+		case p.Namespace != cfg.Workload.Namespace:
 		case len(p.Selector) == 0:
 			namespace = p
 		case !selects(p.Selector, cfg.Workload.Labels):

@@ -328,7 +328,7 @@ func TestPermissive_Notice(t *testing.T) {
 		time.Sleep(time.Minute - 1)
 		call()
 		require.Empty(t, seen.take())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		call()
 		require.Len(t, seen.take(), 1)
 		assert.EqualValues(t, 6, m.Status().PlainText)
@@ -556,4 +556,24 @@ func TestSniff_Context(t *testing.T) {
 		require.Error(t, err)
 		assert.Equal(t, time.Second, time.Since(start))
 	})
+}
+
+// The port that we listen on decides, and nothing else about the connection.
+func TestListener_Ports(t *testing.T) {
+	t.Parallel()
+	_, m, client, s, _ := pair(t)
+	h := mesh(t, m, whoami)
+	open, strict := serveBoth(t, m, h), serveBoth(t, m, h)
+	require.NoError(t, m.Update(mtls.Config{Source: s, Authorize: member(t), Modes: mtls.Modes{
+		Default: mtls.ModeStrict, Ports: map[uint16]mtls.Mode{netip.MustParseAddrPort(open).Port(): mtls.ModePermissive},
+	}}))
+	for addr, want := range map[string]int{open: 200, strict: 400} { // net/http's answer to plain text at a port with TLS
+		status, _, _, err := getPlain(t, plainClient(t, false), addr, nil)
+		require.NoError(t, err)
+		assert.Equal(t, want, status)
+		status, _, body, err := get(t, transport(t, client, exactly(t, callee)), addr)
+		require.NoError(t, err)
+		assert.Equal(t, "200 caller", fmt.Sprint(status, " ", body))
+	}
+	assert.EqualValues(t, 1, m.Status().PlainText)
 }

@@ -3,6 +3,7 @@ package serve_test
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -214,4 +215,52 @@ func TestUnreadBodyOfForeignTLS(t *testing.T) {
 		r.stop()
 		require.NoError(t, <-r.done)
 	})
+}
+
+// wrapping puts something around what it accepts.
+type wrapping struct{ net.Listener }
+
+func wrap(l net.Listener) net.Listener { return wrapping{l} }
+
+func (l wrapping) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return around{c}, nil
+}
+
+type around struct{ net.Conn }
+
+func (c around) NetConn() net.Conn { return c.Conn }
+
+// Inside of what Wrap puts around it, the connection is ours: the answer comes
+// before it is closed.
+func TestUnreadBodyOfWrapped(t *testing.T) {
+	server, client := selfSigned(t)
+	for _, secure := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newMemory()
+			server.Time, client.Time = wall, wall
+			s := serve.Server{Name: "app", Listener: l, Handler: bodies(), Wrap: wrap}
+			if secure {
+				s.Wrap = func(l net.Listener) net.Listener { return tls.NewListener(wrap(l), server) }
+			}
+			r := run(t, serve.Config{Servers: []serve.Server{s}})
+			conn := l.raw(t)
+			if secure {
+				conn = conn.secure(t, client)
+			}
+			began := time.Now()
+			_, err := io.WriteString(conn, "POST /refused HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n")
+			require.NoError(t, err)
+			line, err := conn.r.ReadString('\n')
+			require.NoError(t, err)
+			assert.Contains(t, line, "401")
+			assert.Equal(t, header, time.Since(began))
+			_ = conn.Close()
+			r.stop()
+			require.NoError(t, <-r.done)
+		})
+	}
 }

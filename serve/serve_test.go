@@ -68,6 +68,8 @@ func TestConfigOfGRPC(t *testing.T) {
 	}{
 		{"both", serve.Server{Handler: http.NotFoundHandler(), GRPC: &fakeGRPC{}}, "exactly one of Handler and GRPC"},
 		{"neither", serve.Server{}, "exactly one of Handler and GRPC"},
+		{"wrapped", serve.Server{GRPC: &fakeGRPC{}, Wrap: wrap}, "Wrap goes with neither GRPC nor TLS"},
+		{"wrapped TLS", serve.Server{Handler: http.NotFoundHandler(), TLS: &tls.Config{}, Wrap: wrap}, "Wrap goes with neither GRPC nor TLS"},
 		{"TLS", serve.Server{GRPC: &fakeGRPC{}, TLS: &tls.Config{}}, "TLS must be nil with GRPC"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
