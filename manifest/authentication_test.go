@@ -221,6 +221,7 @@ func TestAuthenticationFaults(t *testing.T) {
 			[]string{"AuthenticationConfig.Fetch: the manifests say where keys are"}},
 		"fetching": {requestAuth(`{issuer: "https://i", audiences: [x]}`), func(c *manifest.AuthenticationConfig) { c.Fetch.MaxBody = -1 },
 			[]string{fmt.Sprintf(at, 6) + "JWKSConfig.MaxBody -1"}},
+		"too many": {manyRules(s), nil, []string{"a.yaml:76: RequestAuthentication shop/b: there are more than 64 rules for this workload"}},
 		"all at once": {requestAuth(`{issuer: https://i}`, `{issuer: https://j}`), func(c *manifest.AuthenticationConfig) { c.Algorithms = []string{} },
 			[]string{"Algorithms is empty", fmt.Sprintf(at, 6) + "audiences", fmt.Sprintf(at, 7) + "audiences"}},
 	} {
@@ -241,6 +242,19 @@ func TestAuthenticationFaults(t *testing.T) {
 			assert.NotContains(t, err.Error(), "secret")
 		})
 	}
+}
+
+// manyRules are 40 issuers in each of two documents.
+func manyRules(s signer) string {
+	var docs []string
+	for _, name := range []string{"a", "b"} {
+		var rules []string
+		for i := range 40 {
+			rules = append(rules, inline(fmt.Sprint(name, i), "api", s, ""))
+		}
+		docs = append(docs, strings.Replace(requestAuth(rules...), "name: a", "name: "+name, 1))
+	}
+	return strings.Join(docs, "---\n")
 }
 
 func TestAuthenticationAudience(t *testing.T) {

@@ -37,6 +37,9 @@ func (v *version) close(other *version) {
 	for d, s := range v.services {
 		if other == nil || other.services[d] != s {
 			_ = s.pool.Close() // it has no errors that matter to anybody now
+			if t, ok := s.upstream.Transport.(interface{ CloseIdleConnections() }); ok {
+				t.CloseIdleConnections()
+			}
 		}
 	}
 	if v.keys != nil {
