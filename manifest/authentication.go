@@ -299,13 +299,10 @@ func (s *keySource) take(a *Authentication) bool {
 func (s *keySource) release(a *Authentication) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.users[a] {
-		return nil
-	}
 	if delete(s.users, a); len(s.users) > 0 {
 		return nil
 	}
-	return s.close()
+	return s.close() // closing twice is harmless
 }
 
 // noKeys stands for keys that are not there yet.
