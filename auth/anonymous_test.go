@@ -86,7 +86,8 @@ func TestAnonymousIsAsked(t *testing.T) {
 
 	require.Error(t, a.Update(Config{}))
 	require.NoError(t, a.Update(Config{InsecureAnonymous: true}))
-	for _, c := range []*gatemesh.Call{callWith(t, nil), token, callWith(t, http.Header{"X-Api-Key": {"x"}})} {
+	for _, c := range []*gatemesh.Call{callWith(t, nil), token, callWith(t, http.Header{"X-Api-Key": {"x"}}),
+		gatemesh.Must(gatemesh.NewCall(gatemesh.CallInfo{Host: "a", RawQuery: "access_token=x"}))} {
 		adm, err := a.Admit(t.Context(), c)
 		require.NoError(t, err, "no credential is looked for")
 		assert.Zero(t, adm, "and nobody has a principal")

@@ -43,7 +43,8 @@ type Config struct {
 	APIKeyScopes []string
 	// InsecureAnonymous admits calls that carry no credential at all. They have
 	// no Principal, and what they may do is for the policy behind to say: a rule
-	// without request principals is good for them, too. A credential that is
+	// without request principals is good for them, too. A limit by consumer
+	// refuses them. A credential that is
 	// there must be valid, as ever: a bad one, two of them, one of another scheme,
 	// one whose issuer is away, and one in a parameter where none is looked for
 	// are refused. With neither Issuers nor Opaque nor APIKeys, no credential is

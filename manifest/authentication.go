@@ -14,6 +14,10 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth"
 )
 
+// maxIssuers bounds the issuers of a workload: each has a goroutine that fetches,
+// and a token looks for its own among them.
+const maxIssuers = 64
+
 // asymmetric are the algorithms of public keys: what Istio accepts, without
 // HS256, HS384 and HS512, whose keys are secrets, and without none.
 func asymmetric() []string {
@@ -196,6 +200,9 @@ func (b *authBuilder) rule(ra *RequestAuthentication, rule *JWTRule) {
 	if len(r.Audiences) == 0 {
 		fault("audiences is required: without it, tokens for any other service of the issuer would be good here, too")
 	}
+	if len(b.rules) > maxIssuers {
+		return // it has been said
+	}
 	for _, o := range b.rules {
 		switch {
 		case o.Issuer == r.Issuer:
@@ -204,7 +211,9 @@ func (b *authBuilder) rule(ra *RequestAuthentication, rule *JWTRule) {
 			fault(fmt.Sprintf("not supported by gatemesh: tokens are read in other places than those of another rule for this workload, in %s", o.Position))
 		}
 	}
-	b.rules = append(b.rules, r)
+	if b.rules = append(b.rules, r); len(b.rules) == maxIssuers+1 {
+		fault(fmt.Sprintf("there are more than %d rules for this workload", maxIssuers))
+	}
 }
 
 // build makes the configuration of rules that go together.
@@ -290,13 +299,10 @@ func (s *keySource) take(a *Authentication) bool {
 func (s *keySource) release(a *Authentication) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.users[a] {
-		return nil
-	}
 	if delete(s.users, a); len(s.users) > 0 {
 		return nil
 	}
-	return s.close()
+	return s.close() // closing twice is harmless
 }
 
 // noKeys stands for keys that are not there yet.

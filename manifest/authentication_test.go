@@ -203,14 +203,21 @@ func TestAuthenticationFaults(t *testing.T) {
 		want   []string
 	}{
 		"no audience": {requestAuth(`{issuer: https://i}`), nil, []string{fmt.Sprintf(at, 6) + "audiences is required: without it, tokens for any other service of the issuer would be good here, too"}},
+		"two parameters": {requestAuth(inline("one", "api", s, ""), inline("two", "api", s, `, fromHeaders: [{name: Authorization, prefix: "Bearer "}]`)), nil,
+			[]string{fmt.Sprintf(at, 7) + "not supported by gatemesh: tokens are read in other places"}},
+		"two cookies": {requestAuth(inline("one", "api", s, `, fromHeaders: [{name: Authorization, prefix: "Bearer "}]`), inline("two", "api", s, `, fromHeaders: [{name: Authorization, prefix: "Bearer "}], fromCookies: [c]`)), nil,
+			[]string{fmt.Sprintf(at, 7) + "not supported by gatemesh: tokens are read in other places"}},
 		"two places": {requestAuth(inline("one", "api", s, ""), inline("two", "api", s, `, fromHeaders: [{name: Authorization, prefix: "Bearer "}], fromCookies: [c]`)), nil,
 			[]string{fmt.Sprintf(at, 7) + "not supported by gatemesh: tokens are read in other places than those of another rule for this workload, in a.yaml:6"}},
 		"issuer in two documents": {requestAuth(inline("one", "api", s, "")) + "---\n" + strings.Replace(requestAuth(`{issuer: one, audiences: [x], jwksUri: "https://x"}`), "name: a", "name: b", 1), nil,
 			[]string{`a.yaml:13: RequestAuthentication shop/b: not supported by gatemesh: "one" is the issuer of another rule for this workload, in a.yaml:6`}},
 		"http":           {requestAuth(`{issuer: i, audiences: [x], jwksUri: "http://idp.example/?secret"}`), nil, []string{fmt.Sprintf(at, 6) + "JWKSConfig.URL is not https; InsecureHTTP would allow it"}},
 		"http discovery": {requestAuth(`{issuer: "http://idp.example", audiences: [x]}`), nil, []string{fmt.Sprintf(at, 6) + "JWKSConfig.Discovery is not https; InsecureHTTP would allow it"}},
-		"no algorithm for the key": {requestAuth(inline("one", "api", s, "")), func(c *manifest.AuthenticationConfig) { c.Algorithms = []string{"RS256"} },
-			[]string{`auth: Config.Issuers[0].Keys: key "k" fits none of the algorithms`}},
+		// The key set of the other rule is followed already, and must not go on.
+		"no algorithm for the key": {requestAuth(`{issuer: two, audiences: [x], jwksUri: "https://x"}`, inline("one", "api", s, "")), func(c *manifest.AuthenticationConfig) {
+			c.Algorithms, c.Fetch.Client = []string{"RS256"}, &http.Client{Transport: &hosts{}}
+		},
+			[]string{`auth: Config.Issuers[1].Keys: key "k" fits none of the algorithms`}},
 		"workload": {requestAuth(inline("one", "api", s, "")), func(c *manifest.AuthenticationConfig) { c.Workload = gatemesh.Workload{} },
 			[]string{"AuthenticationConfig.Workload is required"}},
 		"secrets and none": {requestAuth(inline("one", "api", s, "")), func(c *manifest.AuthenticationConfig) { c.Algorithms = []string{"HS256", "none", "RS256"} },
@@ -221,6 +228,7 @@ func TestAuthenticationFaults(t *testing.T) {
 			[]string{"AuthenticationConfig.Fetch: the manifests say where keys are"}},
 		"fetching": {requestAuth(`{issuer: "https://i", audiences: [x]}`), func(c *manifest.AuthenticationConfig) { c.Fetch.MaxBody = -1 },
 			[]string{fmt.Sprintf(at, 6) + "JWKSConfig.MaxBody -1"}},
+		"too many": {manyRules(s), nil, []string{"a.yaml:76: RequestAuthentication shop/b: there are more than 64 rules for this workload"}},
 		"all at once": {requestAuth(`{issuer: https://i}`, `{issuer: https://j}`), func(c *manifest.AuthenticationConfig) { c.Algorithms = []string{} },
 			[]string{"Algorithms is empty", fmt.Sprintf(at, 6) + "audiences", fmt.Sprintf(at, 7) + "audiences"}},
 	} {
@@ -241,6 +249,19 @@ func TestAuthenticationFaults(t *testing.T) {
 			assert.NotContains(t, err.Error(), "secret")
 		})
 	}
+}
+
+// manyRules are 40 issuers in each of two documents.
+func manyRules(s signer) string {
+	var docs []string
+	for _, name := range []string{"a", "b"} {
+		var rules []string
+		for i := range 40 {
+			rules = append(rules, inline(fmt.Sprint(name, i), "api", s, ""))
+		}
+		docs = append(docs, strings.Replace(requestAuth(rules...), "name: a", "name: "+name, 1))
+	}
+	return strings.Join(docs, "---\n")
 }
 
 func TestAuthenticationAudience(t *testing.T) {
@@ -329,6 +350,27 @@ func TestAuthenticationPrevious(t *testing.T) {
 		fifth := after(fourth, `{issuer: one, audiences: [api], jwksUri: "https://one/keys", timeout: 7s}`)
 		assert.NotEqual(t, fourth.KeySets(), fifth.KeySets(), "another timeout")
 	})
+}
+
+// The timeout of a rule bounds how long a token waits, and else that of Fetch.
+func TestAuthenticationTimeout(t *testing.T) {
+	t.Parallel()
+	for rule, want := range map[string]time.Duration{", timeout: 7s": 7 * time.Second, "": 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			silent := roundTrip(func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})
+			a, err := auth.New(authentication(t, requestAuth(`{issuer: one, audiences: [api], jwksUri: "https://one/keys"`+rule+`}`),
+				func(c *manifest.AuthenticationConfig) {
+					c.Fetch.Client, c.Fetch.FetchTimeout = &http.Client{Transport: silent}, 3*time.Second
+				}).Config())
+			require.NoError(t, err)
+			began := time.Now()
+			assert.Equal(t, "token_key_unknown", outcome(t, a, bearer(newSigner(1).token("one", "api")), ""))
+			assert.Equal(t, want, time.Since(began))
+		})
+	}
 }
 
 // JWT-07: what a token says of keys is not fetched, nor is what the endpoint

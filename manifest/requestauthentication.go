@@ -16,7 +16,7 @@ import (
 type requestAuthSpec struct {
 	mark     `refused:"targetRef targetRefs" why:"targetRef=select the workload by its labels; targetRefs=select the workload by its labels"`
 	Selector selector  `json:"selector"`
-	JWTRules []jwtRule `json:"jwtRules" check:"required"`
+	JWTRules []jwtRule `json:"jwtRules" check:"required items=64"`
 }
 
 type jwtRule struct {

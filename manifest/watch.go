@@ -66,7 +66,13 @@ type Watcher struct {
 	again   time.Time         // when to offer it to Apply again; zero is never
 	wait    time.Duration     // how long that was put off
 	failed  string            // the fault that was reported last
+	moving  int               // how many looks in a row have found something else
 }
+
+// maxMoving is how many of them it takes until somebody should know.
+const maxMoving = 10
+
+var errMoving = errors.New("manifest: every look finds something else")
 
 // NewWatcher returns a Watcher that follows cfg.Dir. It does not wait for the
 // folder, which need not be there yet. It reports every fault of cfg.
@@ -125,10 +131,15 @@ func (w *Watcher) look(now time.Time) {
 	read, err := readFS(os.DirFS(w.cfg.Dir), w.cfg.Dir)
 	before := w.seen
 	w.seen = read.sum // zero if it could not be read
+	if w.moving++; read.sum == before {
+		w.moving = 0
+	}
 	switch {
 	case err != nil:
 		w.refused = [sha256.Size]byte{} // to be told again once it can be read
 		w.fault("manifests cannot be read, the last good ones stay", err)
+	case w.moving >= maxMoving:
+		w.fault("manifests keep changing, the last good ones stay", errMoving)
 	case read.sum != before: // somebody may be writing
 	case read.sum == w.used:
 		w.refused = [sha256.Size]byte{}

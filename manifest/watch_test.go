@@ -238,7 +238,7 @@ func TestWatcherHalfWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := follow(t, nil)
 		text := allowing("one") + "---\n" + allowing("two") + "---\n" + allowing("three")
-		for n := 1; n < len(text); n += 20 {
+		for n := 1; n < len(text); n += 50 {
 			write(t, f.file("a.yaml"), text[:n])
 			f.looks(1)
 		}
@@ -246,6 +246,27 @@ func TestWatcherHalfWritten(t *testing.T) {
 		write(t, f.file("a.yaml"), text)
 		f.looks(2)
 		f.wants(inUse("one two three"))
+	})
+}
+
+// A folder that is never the same for two looks is never taken, and that is told.
+func TestWatcherKeepsMoving(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := follow(t, nil)
+		write(t, f.file("a.yaml"), allowing("one"))
+		f.looks(2)
+		f.wants(inUse("one"))
+		for i := range 20 {
+			write(t, f.file("a.yaml"), allowing(fmt.Sprint("p", i)))
+			f.looks(1)
+			if i == 8 {
+				f.wants(nil, nil)
+			}
+		}
+		f.wants(nil, []string{"DIR: manifests keep changing, the last good ones stay: manifest: every look finds something else"})
+		f.looks(1)
+		f.wants(inUse("p19"))
 	})
 }
 

@@ -18,7 +18,7 @@ import (
 // of the mesh. Of a headless service, every pod gets its share, at the port of
 // the service: its address records do not say that the pods listen at another
 // one (targetPort). For such a service there is -upstream with its SRV record.
-func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Observer) (routing.Upstream, error) {
+func (o *options) byDNS(d gatemesh.Destination, observer gatemesh.Observer) (*service, error) {
 	scheme, port := "http", cmp.Or(d.Port, 80)
 	if o.meshCert != "" {
 		scheme = "https"
@@ -28,8 +28,8 @@ func (o *options) byDNS(b *built, d gatemesh.Destination, observer gatemesh.Obse
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	err := o.balance(b, &u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
-	return u, err
+	endpoints, err := o.balance(&u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
+	return &service{host, u, endpoints}, err
 }
 
 // bySRV has the upstreams with an SRV name in their URL, such as
@@ -48,18 +48,24 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 			errs = append(errs, fmt.Errorf("-upstream %s: the URL has a port, which its SRV record says", upstreamName(serves(u))))
 			continue
 		}
-		errs = append(errs, o.balance(b, u, pool.DNSConfig{SRV: to.Host}, observer))
+		endpoints, err := o.balance(u, pool.DNSConfig{SRV: to.Host}, observer)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		b.closes = append(b.closes, endpoints.Close)
+		b.ready.pool(strings.TrimSuffix(to.Host, "."), endpoints)
 	}
 	return errors.Join(errs...)
 }
 
 // balance has each call to u go to one of the endpoints that are found as cfg
 // says.
-func (o *options) balance(b *built, u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) error {
+func (o *options) balance(u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) (*pool.Pool, error) {
 	cfg.Resolver = o.resolver
 	dns, err := pool.NewDNS(cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name := u.Service
 	if u.Namespace != "" {
@@ -67,12 +73,10 @@ func (o *options) balance(b *built, u *routing.Upstream, cfg pool.DNSConfig, obs
 	}
 	endpoints, err := pool.New(pool.Config{Name: name, Resolver: dns, Observer: observer})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.closes = append(b.closes, endpoints.Close)
-	b.ready.pool(strings.TrimSuffix(cmp.Or(cfg.SRV, cfg.Host), "."), endpoints)
 	u.Balance = endpoints.Transport
-	return nil
+	return endpoints, nil
 }
 
 // buildCalls says what happens to each call to an upstream: a span around it,

@@ -21,7 +21,6 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/examples/gateway/edge"
-	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/ratelimit"
 	"github.com/gatemesh-go/gatemesh/routing"
@@ -45,7 +44,7 @@ type options struct {
 	started  func(map[string]net.Addr)
 	resolver *net.Resolver // asks the DNS
 	cooldown time.Duration // between two fetches of keys
-	reread   time.Duration // between two looks at the file of API keys
+	reread   time.Duration // between two looks at the file of API keys, and at the manifests
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -55,7 +54,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
-	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule and AuthorizationPolicy YAML; without a policy that selects -workload, nobody may call")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
 	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
@@ -63,12 +62,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 		o.upstreams = append(o.upstreams, u)
 		return err
 	})
-	fs.StringVar(&o.jwks, "jwks", "", "`URL or file` of the keys that tokens are verified with; turns authentication by token on")
+	fs.StringVar(&o.jwks, "jwks", "", "`URL or file` of the keys that tokens are verified with; turns authentication by token on, instead of RequestAuthentications")
 	fs.StringVar(&o.issuer, "issuer", "", "`iss` of the tokens")
-	fs.StringVar(&o.audience, "audience", "", "accepted `aud` of the tokens, comma-separated")
+	fs.StringVar(&o.audience, "audience", "", "accepted `aud` of the tokens, comma-separated; with RequestAuthentications, for rules without audiences")
 	fs.StringVar(&o.algs, "algs", "", "accepted signature `algorithms`, comma-separated, such as RS256,ES256")
-	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys, which is followed; turns authentication by key on. Without this and -jwks, calls are not authenticated")
-	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks or -api-keys")
+	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys, which is followed; turns authentication by key on. Without this and -jwks, calls need no credential, and policies decide; with RequestAuthentications, a call needs a key or a token")
+	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks, -api-keys or a RequestAuthentication")
 	fs.Var(&o.clientRate, "client-rate", "`limit` for each client address before authentication, such as 100/1s,burst=200")
 	fs.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` of the certificate; without it, plain HTTP")
 	fs.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` of its key")
@@ -82,7 +81,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 		}
 		return nil
 	})
-	fs.StringVar(&o.identityKey, "identity-key", "", "PKCS #8 PEM `file` of the Ed25519 key that signs the internal identity; needs -jwks or -api-keys")
+	fs.StringVar(&o.identityKey, "identity-key", "", "PKCS #8 PEM `file` of the Ed25519 key that signs the internal identity; needs -jwks, -api-keys or a RequestAuthentication")
 	fs.StringVar(&o.meshCert, "mesh-cert", "", "PEM `file` of our SPIFFE certificate; upstreams at https URLs are then called with mutual TLS and must be who they are expected to be")
 	fs.StringVar(&o.meshKey, "mesh-key", "", "PEM `file` of its key")
 	fs.StringVar(&o.meshCA, "mesh-ca", "", "PEM `file` of the trust domain's roots")
@@ -146,15 +145,24 @@ func (d *durationFlag) Set(s string) error {
 
 // built is what the options amount to.
 type built struct {
-	edge   edge.Config
-	tls    *tls.Config
-	minter *identity.Minter // or nil
-	plain  bool             // a reverse proxy without manifests
-	ready  readiness
-	closes []func() error
+	edge    edge.Config
+	tls     *tls.Config
+	mesh    *mtls.TLS        // or nil
+	minter  *identity.Minter // or nil
+	plain   bool             // a reverse proxy without manifests
+	version *version         // of the manifests; or nil
+
+	// What the flags say, whatever the manifests do.
+	flags    []routing.Upstream
+	flagAuth *auth.Config // or nil
+	ready    readiness
+	closes   []func() error
 }
 
 func (b *built) close() {
+	if b.version != nil {
+		b.version.close(nil)
+	}
 	for _, c := range slices.Backward(b.closes) {
 		_ = c() // the process is about to end
 	}
@@ -171,17 +179,12 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.bySRV(b, observer), o.buildManifests(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer))
-	noAuth := o.jwks == "" && o.apiKeys == ""
-	if noAuth && o.rate.Limit != (ratelimit.Limit{}) {
-		err = errors.Join(err, errors.New("-rate counts consumers, which takes -jwks or -api-keys; to limit addresses use -client-rate"))
-	}
+	err = errors.Join(o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer),
+		o.secure(b, b.edge.Upstreams), o.checkPlainText(b.edge.Upstreams))
+	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
+	err = errors.Join(err, o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
 	if o.drain == 0 {
 		err = errors.Join(err, errors.New("-drain must be longer than 0"))
-	}
-	err = errors.Join(err, o.checkUpstreams(b), o.checkPlainText(b), o.checkAdmin())
-	if noAuth && o.identityKey != "" {
-		err = errors.Join(err, errors.New("-identity-key signs who was authenticated, which takes -jwks or -api-keys"))
 	}
 	if err != nil {
 		b.close()
@@ -192,9 +195,9 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 
 // checkPlainText refuses to send identities, which are good at every service
 // until they expire, in plain text over a network.
-func (o *options) checkPlainText(b *built) error {
+func (o *options) checkPlainText(upstreams []routing.Upstream) error {
 	var errs []error
-	for _, u := range b.edge.Upstreams {
+	for _, u := range upstreams {
 		to, err := url.Parse(u.URL)
 		if o.identityKey != "" && err == nil && to.Scheme == "http" && !loopback(to.Hostname()) {
 			errs = append(errs, fmt.Errorf("-upstream %s: http://%s is plain text, and -identity-key would send identities over it", u.Service, to.Host))
@@ -223,37 +226,6 @@ func loopback(name string) bool {
 	return name == "localhost" || err == nil && addr.IsLoopback()
 }
 
-func (o *options) buildManifests(b *built, observer gatemesh.Observer) (err error) {
-	if b.plain = o.manifests == ""; b.plain {
-		if !slices.ContainsFunc(o.upstreams, func(u routing.Upstream) bool { return u.Service == "default" }) {
-			return errors.New("nothing to do: give -manifests DIR, or -upstream default=URL for a plain reverse proxy")
-		}
-		return nil
-	}
-	b.edge.Manifests, err = manifest.LoadDir(o.manifests)
-	if err != nil {
-		return err
-	}
-	for _, l := range b.edge.Manifests.Listeners() {
-		if l.HTTPS != (o.tlsCert != "") {
-			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, HTTP takes neither", l.Position, l.Name))
-		}
-	}
-	for _, r := range b.edge.Manifests.Routes() {
-		for _, backend := range r.Backends {
-			d := backend.Destination
-			if !slices.ContainsFunc(b.edge.Upstreams, func(u routing.Upstream) bool {
-				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && (u.Port == 0 || u.Port == d.Port)
-			}) {
-				u, e := o.byDNS(b, d, observer)
-				err = errors.Join(err, e)
-				b.edge.Upstreams = append(b.edge.Upstreams, u)
-			}
-		}
-	}
-	return err
-}
-
 func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
 	var cfg auth.Config
 	var errs []error
@@ -276,7 +248,7 @@ func (o *options) buildAuth(b *built, observer gatemesh.Observer) error {
 				errs = append(errs, fmt.Errorf("%s is required with -jwks", f.name))
 			}
 		}
-	} else if o.issuer+o.audience+o.algs != "" {
+	} else if o.issuer != "" || o.manifests == "" && o.audience+o.algs != "" {
 		errs = append(errs, errors.New("-issuer, -audience and -algs say which tokens are good, which takes -jwks"))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -340,12 +312,17 @@ func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
 	if err != nil {
 		return err
 	}
-	m, err := mtls.New(mtls.Config{Source: files, Authorize: members, Observer: observer})
-	if err != nil {
-		return err
+	b.mesh, err = mtls.New(mtls.Config{Source: files, Authorize: members, Observer: observer})
+	return err
+}
+
+// secure has the upstreams at https URLs called as members of the mesh.
+func (o *options) secure(b *built, upstreams []routing.Upstream) error {
+	if b.mesh == nil {
+		return nil
 	}
-	for i := range b.edge.Upstreams {
-		u := &b.edge.Upstreams[i]
+	for i := range upstreams {
+		u := &upstreams[i]
 		if !strings.HasPrefix(u.URL, "https://") {
 			continue
 		}
@@ -358,7 +335,7 @@ func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
 		if err != nil {
 			return err
 		}
-		if u.Transport, err = m.Transport(callee); err != nil {
+		if u.Transport, err = b.mesh.Transport(callee); err != nil {
 			return err
 		}
 	}

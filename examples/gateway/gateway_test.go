@@ -52,13 +52,19 @@ func startGateway(t *testing.T, args ...string) map[string]net.Addr {
 // startWith is startGateway with what no flag can change.
 func startWith(t *testing.T, change func(*options), args ...string) map[string]net.Addr {
 	t.Helper()
+	return startLogged(t, io.Discard, change, args...)
+}
+
+// startLogged is startWith with a log.
+func startLogged(t *testing.T, log io.Writer, change func(*options), args ...string) map[string]net.Addr {
+	t.Helper()
 	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
 	require.NoError(t, err)
 	change(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	o.started = func(a map[string]net.Addr) { started <- a }
-	go func() { ended <- o.serve(ctx, io.Discard) }()
+	go func() { ended <- o.serve(ctx, log) }()
 	select {
 	case addrs := <-started:
 		t.Cleanup(func() {

@@ -61,6 +61,13 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = g.Close() }() // the process is about to end
+	if !b.plain {
+		followed, err := o.follow(b, g, gatemesh.SlogObserver(log))
+		if err != nil {
+			return err
+		}
+		defer followed()
+	}
 	servers := []serve.Server{{Name: "public", Addr: o.listen, Handler: g, TLS: b.tls}}
 	if o.admin != "" {
 		admin := http.NewServeMux()

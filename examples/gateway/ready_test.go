@@ -195,5 +195,5 @@ func TestReadyNames(t *testing.T) {
 	b, err := o.build(nil)
 	require.NoError(t, err)
 	defer b.close()
-	assert.EqualError(t, b.ready.check(), "waiting for endpoints of users.default.svc.cluster.local\nwaiting for JWKS "+id.server.URL+"/keys")
+	assert.EqualError(t, b.ready.check(), "waiting for JWKS "+id.server.URL+"/keys\nwaiting for endpoints of users.default.svc.cluster.local")
 }
