@@ -261,8 +261,13 @@ func serveHTTP(tb testing.TB, config *tls.Config, handler http.Handler) (addr st
 	return l.Addr().String()
 }
 
-// post makes one call and checks the answer.
+// post makes one call over HTTP/2 and checks the answer.
 func post(ctx context.Context, c *http.Client, url string, fields ...string) error {
+	return postBy(ctx, c, 2, url, fields...)
+}
+
+// postBy is post over a major version of HTTP.
+func postBy(ctx context.Context, c *http.Client, version int, url string, fields ...string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(question))
 	if err != nil {
 		return err
@@ -279,7 +284,7 @@ func post(ctx context.Context, c *http.Client, url string, fields ...string) err
 	if err := cmp.Or(err, resp.Body.Close()); err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK || n != int64(len(answer)) || resp.ProtoMajor != 2 {
+	if resp.StatusCode != http.StatusOK || n != int64(len(answer)) || resp.ProtoMajor != version {
 		return fmt.Errorf("status %d, %d bytes, %s", resp.StatusCode, n, resp.Proto)
 	}
 	return nil
