@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,14 +192,14 @@ func TestClient_WaitsForServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		pipes := devca.NewPipes()
-		var server *devca.Server
+		started := make(chan *devca.Server, 1)
 		time.AfterFunc(5*time.Second, func() {
-			server = gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
+			started <- gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
 		})
 		c, err := devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id}, pipes)
 		require.NoError(t, err)
 		require.NoError(t, c.Close())
-		require.NoError(t, server.Close())
+		require.NoError(t, (<-started).Close())
 		begin := time.Now()
 		_, err = devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id, Timeout: 7 * time.Second}, pipes)
 		assert.ErrorContains(t, err, "nobody listens")
@@ -264,16 +265,16 @@ func TestClient_KeepsGoodThroughBad(t *testing.T) {
 			c := gatemesh.Must(devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id, Observer: &heard}, pipes))
 			first := c.Credentials()
 			require.NoError(t, server.Close())
-			asked := 0
+			var asked atomic.Int64
 			l := devca.ListenOn(pipes)
-			s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { asked++; bad(w) })}
+			s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { asked.Add(1); bad(w) })}
 			served := make(chan error, 1)
 			go func() { served <- s.Serve(l) }()
 			time.Sleep(10 * time.Minute)
 			synctest.Wait()
 			assert.Same(t, first, c.Credentials(), name)
 			assert.EqualValues(t, 1, heard.faults.Load(), name)
-			assert.InDelta(t, 120, asked, 30, "%s: no more often than every 5 s", name)
+			assert.InDelta(t, 120, asked.Load(), 30, "%s: no more often than every 5 s", name)
 			require.NoError(t, c.Close())
 			require.NoError(t, s.Close())
 			require.True(t, errors.Is(<-served, http.ErrServerClosed))
@@ -291,17 +292,17 @@ func TestClient_HastyServer(t *testing.T) {
 		synctest.Wait()
 		c := gatemesh.Must(devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id}, pipes))
 		require.NoError(t, server.Close())
-		asked := 0
+		var asked atomic.Int64
 		l := devca.ListenOn(pipes)
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			asked++
+			asked.Add(1)
 			_, _ = w.Write(gatemesh.Must(json.Marshal(map[string]any{"roots": [][]byte{ca.Bundle()[0].Raw}})))
 		})}
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		assert.InDelta(t, 600, asked, 20)
+		assert.InDelta(t, 600, asked.Load(), 20)
 		require.NoError(t, c.Close())
 		require.NoError(t, s.Close())
 		<-served

@@ -27,7 +27,6 @@ func (e *events) Observe(_ context.Context, ev gatemesh.Event) {
 	switch ev.Kind {
 	case gatemesh.EventFault:
 		e.faults.Add(1)
-		println(ev.Err.Error())
 	case gatemesh.EventNotice:
 		e.notices.Add(1)
 	}
