@@ -68,7 +68,7 @@ type EdgePair struct{ Cert, Key string }
 // among certificates for one name, the first that the client supports and that
 // is valid.
 //
-// Files are followed as [Files] does. A pair that is missing or broken, does not
+// Files are followed as [Files] does, and have the same limits. A pair that is missing or broken, does not
 // belong together, or is not valid while the old one is, leaves the last good
 // one in use; the others are not affected. At the start, and for an Update, it
 // is an error. A certificate that has expired is used if there is no other, as

@@ -21,8 +21,8 @@ type EdgeStatus struct {
 	From string
 	// Names are the DNS names and IP addresses it is for, sorted.
 	Names []string
-	// NotBefore and NotAfter say when the certificate and its intermediates
-	// are valid together.
+	// NotBefore and NotAfter say when the certificate is valid, whatever else
+	// its chain holds.
 	NotBefore, NotAfter time.Time
 }
 

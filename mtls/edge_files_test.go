@@ -56,7 +56,10 @@ func TestMTLS07_Obstacles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		root := newAuthority(t)
-		cert := root.leafWith(t, func(c *x509.Certificate) { c.DNSNames = []string{"a.example"}; c.NotAfter = time.Now().AddDate(1, 0, 0) }, callee)
+		cert := root.leafWith(t, func(c *x509.Certificate) {
+			c.DNSNames = []string{"a.example"}
+			c.NotAfter = time.Now().AddDate(1, 0, 0)
+		}, callee)
 		good := pems(t, cert, root.pem(t))
 		seen := &events{}
 		f, cfg, dir := files(t, good, func(c *mtls.FilesConfig) { c.Observer = seen })
@@ -260,6 +263,20 @@ func TestEdge_Expiry(t *testing.T) {
 		assert.Equal(t, []string{"true an edge certificate is not valid"}, told())
 		assert.NotContains(t, shown(t, again, "a.example"), "tls:")
 	})
+}
+
+// A chain may hold an expired certificate besides, for clients that know no
+// other path.
+func TestEdge_ExpiredIntermediate(t *testing.T) {
+	t.Parallel()
+	root := newAuthority(t)
+	cert := root.site(t, "a.example")
+	old := sign(t, root, func(c *x509.Certificate) { c.IsCA = true; c.NotAfter = time.Now().Add(-time.Minute) })
+	cert.Certificate = append(cert.Certificate, old.cert.Raw)
+	seen := &events{}
+	e := newEdge(t, mtls.EdgeConfig{Certificates: []tls.Certificate{cert}, Observer: seen})
+	assert.Empty(t, seen.take())
+	assert.Equal(t, cert.Leaf.NotAfter, e.Status()[0].NotAfter)
 }
 
 // An Observer may be the one who updates, and Close waits for it.

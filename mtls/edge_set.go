@@ -57,7 +57,9 @@ func newEdgeCert(from string, cert tls.Certificate) (*edgeCert, error) {
 	if c.names = slices.Compact(c.names); len(c.names) == 0 {
 		return nil, fmt.Errorf("mtls: %s has no DNS name and no IP address, so that no client would accept it", from)
 	}
-	c.since, c.until = window(chain)
+	// Of the leaf alone: chains may hold a certificate that has expired, for
+	// clients that know no other path.
+	c.since, c.until = window(chain[:1])
 	return c, nil
 }
 

@@ -274,7 +274,7 @@ func TestMistakes(t *testing.T) {
 			"-manifests", missing, "-api-keys", missing, "-tls-cert", missing, "-tls-key", missing,
 			"-jwks", missing, "-identity-key", missing,
 		}, []string{
-			missing, "auth: key file:", "-jwks: auth:", "mtls: stat", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
+			missing, "auth: key file:", "-jwks: auth:", "mtls: open", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
 		}},
 		{"rate without auth", []string{"-upstream", "default=http://x", "-rate", "1/1s"}, []string{"-rate counts consumers"}},
 		{"issuer without jwks", []string{"-upstream", "default=http://x", "-issuer", "i"}, []string{"which takes -jwks"}},
