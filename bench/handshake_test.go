@@ -32,9 +32,10 @@ const edgeName = "api.example.com"
 
 // edgeConfig is the server's configuration that is measured.
 func edgeConfig(tb testing.TB, cert tls.Certificate) *tls.Config {
-	config, err := mtls.Edge(mtls.EdgeConfig{Certificates: []tls.Certificate{cert}})
+	edge, err := mtls.NewEdge(mtls.EdgeConfig{Certificates: []tls.Certificate{cert}})
 	require.NoError(tb, err)
-	return config
+	tb.Cleanup(func() { require.NoError(tb, edge.Close()) })
+	return edge.TLSConfig()
 }
 
 // plainEdge is what one writes without it.

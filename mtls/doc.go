@@ -16,7 +16,8 @@
 //	server := &http.Server{Handler: chain.Handler(mux), TLSConfig: m.ServerConfig()}
 //
 // [TLS.Transport] is the other side: connections that are good for one callee
-// only. [Edge] is the front door, where callers have no SPIFFE id.
+// only. [Edge] is the front door, where callers have no SPIFFE id: it chooses
+// certificates by name and follows their files.
 //
 // # What is verified, and when
 //

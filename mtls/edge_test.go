@@ -2,9 +2,16 @@ package mtls_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -14,22 +21,169 @@ import (
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 )
 
+var versions = []uint16{tls.VersionTLS12, tls.VersionTLS13}
+
+func newEdge(t testing.TB, cfg mtls.EdgeConfig) *mtls.Edge {
+	t.Helper()
+	e, err := mtls.NewEdge(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, e.Close()) })
+	return e
+}
+
+// site returns the certificate of a web site.
+func (a authority) site(t testing.TB, names ...string) tls.Certificate {
+	t.Helper()
+	return a.siteWith(t, func(*x509.Certificate) {}, names...)
+}
+
+func (a authority) siteWith(t testing.TB, change func(*x509.Certificate), names ...string) tls.Certificate {
+	t.Helper()
+	return a.leafWith(t, func(c *x509.Certificate) {
+		for _, n := range names {
+			if ip := net.ParseIP(n); ip != nil {
+				c.IPAddresses = append(c.IPAddresses, ip)
+			} else {
+				c.DNSNames = append(c.DNSNames, n)
+			}
+		}
+		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		change(c)
+	})
+}
+
+func (a authority) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.cert)
+	return p
+}
+
+func (a authority) pem(t testing.TB) []byte { return pems(t, a.tls(), nil).cert }
+
+// pairOf writes a certificate into a folder of its own.
+func pairOf(t testing.TB, c tls.Certificate) mtls.EdgePair {
+	t.Helper()
+	return store(t, t.TempDir(), c)
+}
+
+func store(t testing.TB, dir string, c tls.Certificate) mtls.EdgePair {
+	t.Helper()
+	p := pems(t, c, nil)
+	pair := mtls.EdgePair{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
+	put(t, pair.Cert, p.cert)
+	put(t, pair.Key, p.key)
+	return pair
+}
+
+// shake makes one connection in memory, so that it works in a bubble, and
+// returns how both ends see it. err is the client's, at whatever moment it came.
+func shake(t testing.TB, server, client *tls.Config) (ours, theirs tls.ConnectionState, err error) {
+	t.Helper()
+	a, b := wire()
+	s, c := tls.Server(a, server), tls.Client(b, client)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := s.Write([]byte{1}); err != nil {
+			_ = a.Close()
+			return
+		}
+		_, _ = s.Read(make([]byte, 1)) // until the client is gone
+		_ = a.Close()
+	}()
+	_, err = c.Read(make([]byte, 1)) // TLS 1.3 sends tickets, and refuses clients, after the handshake
+	theirs = c.ConnectionState()
+	_ = b.Close()
+	<-done
+	return s.ConnectionState(), theirs, err
+}
+
+// wire returns the two ends of a connection in memory. Unlike net.Pipe, it lets
+// both sides write at the same time, as an alert may cross a certificate.
+func wire() (a, b net.Conn) {
+	a, b = net.Pipe() // for everything else
+	there, back := newDirection(), newDirection()
+	return &end{a, there, back}, &end{b, back, there}
+}
+
+type direction struct {
+	*sync.Cond
+	data   []byte
+	closed bool
+}
+
+func newDirection() *direction { return &direction{Cond: sync.NewCond(&sync.Mutex{})} }
+
+type end struct {
+	net.Conn
+	out, in *direction
+}
+
+func (e *end) Write(p []byte) (int, error) {
+	e.out.L.Lock()
+	defer e.out.L.Unlock()
+	if e.out.closed {
+		return 0, net.ErrClosed
+	}
+	e.out.data = append(e.out.data, p...)
+	e.out.Broadcast()
+	return len(p), nil
+}
+
+func (e *end) Read(p []byte) (int, error) {
+	e.in.L.Lock()
+	defer e.in.L.Unlock()
+	for len(e.in.data) == 0 {
+		if e.in.closed {
+			return 0, io.EOF
+		}
+		e.in.Wait()
+	}
+	n := copy(p, e.in.data)
+	e.in.data = e.in.data[n:]
+	return n, nil
+}
+
+func (e *end) Close() error {
+	for _, d := range []*direction{e.in, e.out} {
+		d.L.Lock()
+		d.closed = true
+		d.Broadcast()
+		d.L.Unlock()
+	}
+	return e.Conn.Close()
+}
+
+// visitor is a client who resumes sessions.
+func visitor(root authority, version uint16, name string) *tls.Config {
+	return &tls.Config{
+		RootCAs: root.pool(), ServerName: name, MinVersion: version, MaxVersion: version,
+		ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
+}
+
+// resumes reports whether the session was resumed; the connection must be good.
+func resumes(t testing.TB, e *mtls.Edge, client *tls.Config) bool {
+	t.Helper()
+	ours, theirs, err := shake(t, e.TLSConfig(), client)
+	require.NoError(t, err)
+	require.Equal(t, ours.DidResume, theirs.DidResume)
+	return theirs.DidResume
+}
+
 func TestEdge(t *testing.T) {
 	t.Parallel()
 	ca := gatemesh.Must(devca.New(domain))
 	cert, err := ca.ServerCertificate("shop.example", "127.0.0.1")
 	require.NoError(t, err)
 	dir := t.TempDir()
-	pems(t, cert, nil).write(t, dir)
-	loaded, err := mtls.LoadEdge(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
-	require.NoError(t, err)
-	given, err := mtls.Edge(mtls.EdgeConfig{Certificates: []tls.Certificate{cert}})
-	require.NoError(t, err)
-	chosen, err := mtls.Edge(mtls.EdgeConfig{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &cert, nil }})
-	require.NoError(t, err)
-
-	for name, cfg := range map[string]*tls.Config{"loaded": loaded, "given": given, "chosen": chosen} {
-		addr, _ := serve(t, cfg, true, http.NotFoundHandler())
+	for name, cfg := range map[string]mtls.EdgeConfig{
+		"files":  {Pairs: []mtls.EdgePair{store(t, dir, cert)}},
+		"folder": {Folder: dir},
+		"memory": {Certificates: []tls.Certificate{cert}},
+	} {
+		e := newEdge(t, cfg)
+		addr, _ := serve(t, e.TLSConfig(), true, http.NotFoundHandler())
 		for _, c := range []struct {
 			version uint16
 			proto   string
@@ -55,15 +209,235 @@ func TestEdge(t *testing.T) {
 		_, err = (&tls.Dialer{Config: old}).DialContext(t.Context(), "tcp", addr)
 		require.ErrorContains(t, err, "version", name)
 	}
+
+	// A server that speaks HTTP/1.1 only.
+	e := newEdge(t, mtls.EdgeConfig{Folder: dir, DisableHTTP2: true})
+	_, theirs, err := shake(t, e.TLSConfig(), &tls.Config{RootCAs: ca.Pool(), ServerName: "shop.example", NextProtos: []string{"h2", "http/1.1"}})
+	require.NoError(t, err)
+	assert.Equal(t, "http/1.1", theirs.NegotiatedProtocol)
+}
+
+func TestEdge_Names(t *testing.T) {
+	t.Parallel()
+	root := newAuthority(t)
+	cfg := mtls.EdgeConfig{
+		Pairs: []mtls.EdgePair{
+			pairOf(t, root.site(t, "*.shop.example", "shop.example")),
+			pairOf(t, root.site(t, "API.shop.example")),
+		},
+		Certificates: []tls.Certificate{root.site(t, "10.0.0.1", "10.0.0.2")},
+	}
+	e := newEdge(t, cfg)
+	seen := func(name string) (first string) {
+		_, theirs, err := shake(t, e.TLSConfig(), &tls.Config{InsecureSkipVerify: true, ServerName: name})
+		if err != nil {
+			assert.ErrorContains(t, err, "unrecognized name")
+			return "refused"
+		}
+		leaf := theirs.PeerCertificates[0]
+		if len(leaf.DNSNames) == 0 {
+			return leaf.IPAddresses[0].String()
+		}
+		return leaf.DNSNames[0]
+	}
+	names := map[string]string{
+		"shop.example": "*.shop.example", "www.shop.example": "*.shop.example", "WWW.Shop.Example": "*.shop.example",
+		"api.shop.example": "API.shop.example", "a.api.shop.example": "refused", "a.www.shop.example": "refused",
+		"example": "refused", "": "refused", "other.example": "refused", "10.0.0.1": "refused", // sent without SNI
+	}
+	for name, want := range names {
+		assert.Equal(t, want, seen(name), name)
+	}
+	for def, want := range map[string]string{"Api.Shop.Example": "API.shop.example", "any.shop.example": "*.shop.example", "10.0.0.2": "10.0.0.1"} {
+		cfg.Default = def
+		require.NoError(t, e.Update(cfg))
+		for name, own := range names {
+			if own == "refused" {
+				own = want
+			}
+			assert.Equal(t, own, seen(name), "%s, default %s", name, def)
+		}
+	}
+	cfg.Default = "other.example"
+	require.ErrorContains(t, e.Update(cfg), `EdgeConfig.Default: no certificate is for "other.example"`)
+
+	// The only certificate is for everybody.
+	cfg.Default, cfg.Pairs, cfg.Certificates = "", cfg.Pairs[1:], nil
+	require.NoError(t, e.Update(cfg))
+	for name := range names {
+		assert.Equal(t, "API.shop.example", seen(name), name)
+	}
+}
+
+// Several certificates for one name: what the client supports, then what is valid.
+func TestEdge_SameName(t *testing.T) {
+	t.Parallel()
+	root := newAuthority(t)
+	expired := root.siteWith(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, "a.example")
+	good := root.site(t, "a.example")
+	rsaCert := rsaSite(t, root, "a.example")
+	e := newEdge(t, mtls.EdgeConfig{Certificates: []tls.Certificate{expired, rsaCert, good}})
+	got := func(suites ...uint16) []byte {
+		_, theirs, err := shake(t, e.TLSConfig(), &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", MaxVersion: tls.VersionTLS12, CipherSuites: suites})
+		require.NoError(t, err)
+		return theirs.PeerCertificates[0].Raw
+	}
+	assert.Equal(t, good.Certificate[0], got(tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256))
+	assert.Equal(t, rsaCert.Certificate[0], got(tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256))
+	require.NoError(t, e.Update(mtls.EdgeConfig{Certificates: []tls.Certificate{rsaCert, expired}}))
+	assert.Equal(t, expired.Certificate[0], got(tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256), "rather than none")
 }
 
 func TestEdge_Invalid(t *testing.T) {
 	t.Parallel()
-	_, err := mtls.Edge(mtls.EdgeConfig{})
-	assert.ErrorContains(t, err, "required")
-	_, err = mtls.Edge(mtls.EdgeConfig{Certificates: []tls.Certificate{{}}, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil }})
-	assert.ErrorContains(t, err, "required")
-	assert.ErrorContains(t, err, "Certificates[0]")
-	_, err = mtls.LoadEdge("absent", "absent")
-	assert.Error(t, err)
+	root := newAuthority(t)
+	good := root.site(t, "a.example")
+	valid := mtls.EdgeConfig{Certificates: []tls.Certificate{good}}
+	e := newEdge(t, valid)
+	ca := filepath.Join(t.TempDir(), "ca.crt")
+	put(t, ca, root.pem(t))
+	leafCA := filepath.Join(t.TempDir(), "ca.crt")
+	put(t, leafCA, pems(t, good, nil).cert)
+	for name, c := range map[string]struct {
+		change func(*mtls.EdgeConfig)
+		want   []string
+	}{
+		"nothing": {func(c *mtls.EdgeConfig) { *c = mtls.EdgeConfig{} }, []string{"one of EdgeConfig.Pairs"}},
+		"many": {func(c *mtls.EdgeConfig) {
+			*c = mtls.EdgeConfig{Pairs: []mtls.EdgePair{{}, {Cert: "a"}, {Key: "a"}}, Clients: 9, TicketRotation: -1, Interval: -1}
+		}, []string{"Pairs[0]", "Pairs[1]", "Pairs[2]", "Clients has no value 9", "TicketRotation", "Interval"}},
+		"CA for nothing":   {func(c *mtls.EdgeConfig) { c.ClientCA = ca }, []string{"ClientCA is for"}},
+		"no CA":            {func(c *mtls.EdgeConfig) { c.Clients = mtls.EdgeClientsOptional }, []string{"ClientCA is required"}},
+		"no CA, required":  {func(c *mtls.EdgeConfig) { c.Clients = mtls.EdgeClientsRequired }, []string{"ClientCA is required"}},
+		"CA is a leaf":     {func(c *mtls.EdgeConfig) { c.Clients, c.ClientCA = mtls.EdgeClientsOptional, leafCA }, []string{leafCA, "no CA"}},
+		"empty":            {func(c *mtls.EdgeConfig) { c.Certificates = []tls.Certificate{{}, {}} }, []string{"Certificates[0]", "Certificates[1]"}},
+		"no key":           {func(c *mtls.EdgeConfig) { c.Certificates[0].PrivateKey = nil }, []string{"private key"}},
+		"another key":      {func(c *mtls.EdgeConfig) { c.Certificates[0].PrivateKey = root.key }, []string{"private key"}},
+		"not DER":          {func(c *mtls.EdgeConfig) { c.Certificates[0].Certificate = [][]byte{{1}} }, []string{"Certificates[0]"}},
+		"no name":          {func(c *mtls.EdgeConfig) { c.Certificates[0] = root.site(t) }, []string{"no DNS name"}},
+		"for clients":      {func(c *mtls.EdgeConfig) { c.Certificates[0] = customer(t, root) }, []string{"not for servers"}},
+		"files not there":  {func(c *mtls.EdgeConfig) { c.Pairs = []mtls.EdgePair{{Cert: "/absent/a", Key: "/absent/b"}} }, []string{"/absent/a", "/absent/b"}},
+		"folder not there": {func(c *mtls.EdgeConfig) { c.Folder = "/absent" }, []string{"EdgeConfig.Folder"}},
+		"folder is a file": {func(c *mtls.EdgeConfig) { c.Folder = ca }, []string{"not a folder"}},
+		"folder is empty":  {func(c *mtls.EdgeConfig) { *c = mtls.EdgeConfig{Folder: t.TempDir()} }, []string{"no certificate"}},
+	} {
+		cfg := valid
+		cfg.Certificates = slices.Clone(valid.Certificates)
+		c.change(&cfg)
+		none, err := mtls.NewEdge(cfg)
+		assert.Nil(t, none, name)
+		for _, want := range c.want {
+			assert.ErrorContains(t, err, want, name)
+			assert.ErrorContains(t, e.Update(cfg), want, name)
+		}
+		_, _, err = shake(t, e.TLSConfig(), &tls.Config{RootCAs: root.pool(), ServerName: "a.example"})
+		assert.NoError(t, err, "%s: the old one stays", name)
+	}
+
+	require.NoError(t, e.Close())
+	require.NoError(t, e.Close())
+	require.ErrorContains(t, e.Update(valid), "closed")
+	_, _, err := shake(t, e.TLSConfig(), &tls.Config{RootCAs: root.pool(), ServerName: "a.example"})
+	require.NoError(t, err, "goes on")
+	assert.Len(t, e.Status(), 1)
+
+	var zero mtls.Edge
+	require.ErrorContains(t, zero.Update(valid), "NewEdge")
+	require.NoError(t, zero.Close())
+	_, _, err = shake(t, zero.TLSConfig(), &tls.Config{RootCAs: root.pool(), ServerName: "a.example"})
+	require.Error(t, err)
+	_, err = zero.Client(&tls.ConnectionState{HandshakeComplete: true})
+	require.ErrorContains(t, err, "NewEdge")
+	assert.Empty(t, zero.Status())
+}
+
+// Sessions are resumed with tickets of this period and the one before it, in
+// whatever configuration, and with no older ones.
+func TestEdge_TicketRotation(t *testing.T) {
+	t.Parallel()
+	for _, version := range versions {
+		synctest.Test(t, func(t *testing.T) {
+			root := newAuthority(t)
+			year := func(c *x509.Certificate) { c.NotAfter = time.Now().AddDate(1, 0, 0) }
+			pair := pairOf(t, root.siteWith(t, year, "a.example"))
+			cfg := mtls.EdgeConfig{Pairs: []mtls.EdgePair{pair}, TicketRotation: time.Hour}
+			e := newEdge(t, cfg)
+			other := newEdge(t, cfg)
+			client := func() *tls.Config { return visitor(root, version, "a.example") }
+
+			c := client()
+			assert.False(t, resumes(t, e, c))
+			assert.True(t, resumes(t, e, c))
+			assert.True(t, resumes(t, e, c))
+			assert.False(t, resumes(t, other, c), "the keys are its own")
+
+			// A ticket of the end of its period is good until the end of the next.
+			late := client()
+			assert.False(t, resumes(t, e, late))
+			time.Sleep(2*time.Hour - time.Nanosecond) // nobody has called in the second
+			ticket := &once{cache: late.ClientSessionCache}
+			late.ClientSessionCache = ticket
+			assert.True(t, resumes(t, e, late))
+			time.Sleep(time.Nanosecond)
+			assert.False(t, resumes(t, e, late), "the same ticket")
+
+			// A renewed certificate, with the same names, resumes; and so does another configuration.
+			c = client()
+			assert.False(t, resumes(t, e, c))
+			store(t, filepath.Dir(pair.Cert), root.siteWith(t, year, "a.example"))
+			time.Sleep(11 * time.Second)
+			assert.True(t, resumes(t, e, c))
+			cfg.Certificates = []tls.Certificate{root.site(t, "b.example")}
+			cfg.TicketRotation = 30 * time.Minute
+			require.NoError(t, e.Update(cfg))
+			assert.True(t, resumes(t, e, c))
+			time.Sleep(29 * time.Minute)
+			ticket = &once{cache: c.ClientSessionCache}
+			c.ClientSessionCache = ticket
+			assert.True(t, resumes(t, e, c))
+			time.Sleep(31 * time.Minute)
+			assert.False(t, resumes(t, e, c), "the period is shorter now")
+
+			c = client()
+			assert.False(t, resumes(t, e, c))
+			cfg.DisableTickets = true
+			require.NoError(t, e.Update(cfg))
+			assert.False(t, resumes(t, e, c))
+			assert.False(t, resumes(t, e, c))
+		})
+	}
+}
+
+// once keeps the ticket it has.
+type once struct{ cache tls.ClientSessionCache }
+
+func (o *once) Get(key string) (*tls.ClientSessionState, bool) { return o.cache.Get(key) }
+func (o *once) Put(string, *tls.ClientSessionState)            {}
+
+// anywhere is a cache of a client that tries its ticket on everybody.
+type anywhere struct{ last *tls.ClientSessionState }
+
+func (a *anywhere) Get(string) (*tls.ClientSessionState, bool) { return a.last, a.last != nil }
+func (a *anywhere) Put(_ string, s *tls.ClientSessionState) {
+	if s != nil {
+		a.last = s
+	}
+}
+
+// No session is resumed at a certificate for other names.
+func TestEdge_TicketNames(t *testing.T) {
+	t.Parallel()
+	root := newAuthority(t)
+	e := newEdge(t, mtls.EdgeConfig{Certificates: []tls.Certificate{
+		root.site(t, "a.example", "b.example"), root.site(t, "c.example"), root.site(t, "b.example", "a.example"),
+	}})
+	for _, version := range versions {
+		for name, want := range map[string]bool{"a.example": true, "b.example": true, "c.example": false} {
+			c := visitor(root, version, "a.example")
+			c.InsecureSkipVerify, c.ClientSessionCache = true, &anywhere{}
+			assert.False(t, resumes(t, e, c))
+			c.ServerName = name
+			assert.Equal(t, want, resumes(t, e, c), "%s %s", name, tls.VersionName(version))
+		}
+	}
 }

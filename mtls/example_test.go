@@ -2,11 +2,15 @@ package mtls_test
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/mtls"
@@ -64,4 +68,46 @@ func Example() {
 	// Output:
 	// 200 OK hello, order-service
 	// stranger refused: true
+}
+
+// A front door whose certificates are mounted as Kubernetes Secrets, one folder
+// for each host. They are renewed while it serves.
+func ExampleEdge() {
+	dir := gatemesh.Must(os.MkdirTemp("", "secrets"))
+	defer func() { _ = os.RemoveAll(dir) }()
+	ca := gatemesh.Must(devca.New("public.example"))
+	for _, host := range []string{"shop.example", "*.api.example"} {
+		certPEM, keyPEM, err := devca.EncodePEM(gatemesh.Must(ca.ServerCertificate(host)))
+		if err != nil {
+			log.Fatal(err)
+		}
+		secret := filepath.Join(dir, strings.TrimPrefix(host, "*."))
+		if err := errors.Join(
+			os.Mkdir(secret, 0o700),
+			os.WriteFile(filepath.Join(secret, "tls.crt"), certPEM, 0o600),
+			os.WriteFile(filepath.Join(secret, "tls.key"), keyPEM, 0o600),
+		); err != nil {
+			log.Fatal(err)
+		}
+	}
+
+	edge := gatemesh.Must(mtls.NewEdge(mtls.EdgeConfig{Folder: dir, Default: "shop.example"}))
+	defer func() { _ = edge.Close() }()
+	server := &http.Server{TLSConfig: edge.TLSConfig(), Handler: http.NotFoundHandler()}
+	listener := gatemesh.Must(net.Listen("tcp", "127.0.0.1:0"))
+	go func() { _ = server.ServeTLS(listener, "", "") }()
+	defer func() { _ = server.Close() }()
+
+	for _, host := range []string{"v1.api.example", "shop.example"} {
+		conn, err := tls.Dial("tcp", listener.Addr().String(), &tls.Config{RootCAs: ca.Pool(), ServerName: host})
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(host, "is served with", conn.ConnectionState().PeerCertificates[0].DNSNames)
+		_ = conn.Close()
+	}
+
+	// Output:
+	// v1.api.example is served with [*.api.example]
+	// shop.example is served with [shop.example]
 }

@@ -17,6 +17,10 @@ import (
 
 // FilesConfig configures [Files]. The zero FilesConfig is invalid: Cert, Key and
 // Bundle are required. All of it can be changed with [Files.Update].
+//
+// In a Secret of cert-manager the three are tls.crt, tls.key and ca.crt. The
+// SPIFFE helper writes what its configuration says, svid.pem, svid_key.pem and
+// svid_bundle.pem in its documentation.
 type FilesConfig struct {
 	// Cert is the path of our certificate in PEM form, followed by its
 	// intermediates. Required.
@@ -44,7 +48,8 @@ type FilesConfig struct {
 // the SPIFFE helper write them. It compares contents, so that the swap of a
 // ..data link is seen like any other change. Files that are missing, broken,
 // expired or do not belong together, as while they are replaced one by one,
-// leave the last good set in use and are read again at the next interval.
+// leave the last good set in use and are read again at the next interval. Each
+// must be a regular file of at most 4 MiB, or a symbolic link to one.
 //
 // Files owns a goroutine, which [Files.Close] ends. It is safe for concurrent
 // use. The zero Files has no credentials, so whoever uses it is refused; make

@@ -34,7 +34,7 @@ type options struct {
 	jwks, issuer, audience, algs     string
 	apiKeys                          string
 	rate, clientRate                 limitFlag
-	tlsCert, tlsKey                  string
+	tls                              tlsFlags
 	trusted                          []netip.Prefix
 	identityKey                      string
 	meshCert, meshKey, meshCA        string
@@ -44,7 +44,7 @@ type options struct {
 	started  func(map[string]net.Addr)
 	resolver *net.Resolver // asks the DNS
 	cooldown time.Duration // between two fetches of keys
-	reread   time.Duration // between two looks at the file of API keys, and at the manifests
+	reread   time.Duration // between two looks at the files that are followed
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -69,8 +69,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.apiKeys, "api-keys", "", "`file` of API keys, which is followed; turns authentication by key on. Without this and -jwks, calls need no credential, and policies decide; with RequestAuthentications, a call needs a key or a token")
 	fs.Var(&o.rate, "rate", "`limit` for each consumer, such as 1000/1m; needs -jwks, -api-keys or a RequestAuthentication")
 	fs.Var(&o.clientRate, "client-rate", "`limit` for each client address before authentication, such as 100/1s,burst=200")
-	fs.StringVar(&o.tlsCert, "tls-cert", "", "PEM `file` of the certificate; without it, plain HTTP")
-	fs.StringVar(&o.tlsKey, "tls-key", "", "PEM `file` of its key")
+	o.tls.define(fs)
 	fs.Func("trusted-proxies", "comma-separated `networks` of proxies that overwrite X-Forwarded-For", func(s string) error {
 		for p := range strings.SplitSeq(s, ",") {
 			prefix, err := netip.ParsePrefix(strings.TrimSpace(p))
@@ -179,7 +178,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b), o.buildMesh(b, observer), b.buildCalls(observer),
+	err = errors.Join(o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
 		o.secure(b, b.edge.Upstreams), o.checkPlainText(b.edge.Upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
 	err = errors.Join(err, o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
@@ -273,19 +272,6 @@ func (o *options) keySource(b *built, observer gatemesh.Observer) (auth.KeySourc
 	b.closes = append(b.closes, keys.Close)
 	b.ready.keys(keys)
 	return keys, nil
-}
-
-func (o *options) buildTLS(b *built) (err error) {
-	switch {
-	case o.tlsCert == "" && o.tlsKey == "":
-		return nil
-	case o.tlsCert == "":
-		return errors.New("-tls-key needs -tls-cert")
-	case o.tlsKey == "":
-		return errors.New("-tls-cert needs -tls-key")
-	}
-	b.tls, err = mtls.LoadEdge(o.tlsCert, o.tlsKey)
-	return err
 }
 
 // buildMesh makes us a member of the mesh towards the upstreams.

@@ -230,6 +230,15 @@ func TestMistakes(t *testing.T) {
 		{"argument", []string{"serve"}, []string{`unexpected argument "serve"; all settings are flags, see -h`}},
 		{"empty flag", []string{"-upstream", "default=http://x", "-api-keys", ""}, []string{"-api-keys is given and empty"}},
 		{"certificate alone", []string{"-upstream", "default=http://x", "-tls-cert", "c"}, []string{"-tls-cert needs -tls-key"}},
+		{"key alone", []string{"-upstream", "default=http://x", "-tls-key", "k"}, []string{"-tls-key needs -tls-cert"}},
+		{"pairs", []string{"-upstream", "default=http://x", "-tls-cert", "c", "-tls-cert", "d", "-tls-key", "k"}, []string{"-tls-cert is given 2 times, -tls-key 1 times"}},
+		{"empty pair", []string{"-upstream", "default=http://x", "-tls-cert", ""}, []string{`invalid value "" for flag -tls-cert: is empty`}},
+		{"empty folder", []string{"-upstream", "default=http://x", "-tls-dir", ""}, []string{"-tls-dir is given and empty"}},
+		{"clients without TLS", []string{"-upstream", "default=http://x", "-tls-client-ca", "c"}, []string{"-tls-client-ca and -tls-default need -tls-cert or -tls-dir"}},
+		{"default without TLS", []string{"-upstream", "default=http://x", "-tls-default", "c"}, []string{"-tls-client-ca and -tls-default need -tls-cert or -tls-dir"}},
+		{"clients of nobody", []string{"-upstream", "default=http://x", "-tls-dir", missing, "-tls-client-auth", "optional"}, []string{"-tls-client-auth optional needs -tls-client-ca"}},
+		{"clients in no way", []string{"-upstream", "default=http://x", "-tls-client-auth", ""}, []string{`-tls-client-auth "": must be required or optional`}},
+		{"folder", []string{"-upstream", "default=http://x", "-tls-dir", missing}, []string{"EdgeConfig.Folder", missing}},
 		{"mesh in part", []string{"-upstream", "default=http://x", "-mesh-cert", "c"}, []string{"-mesh-cert, -mesh-key and -mesh-ca go together"}},
 		{"flag", []string{"-rate", "many"}, []string{`invalid value "many" for flag -rate`}},
 		{"upstream", []string{"-upstream", "default"}, []string{"must be name[.namespace][/subset][:port]=URL"}},
@@ -266,12 +275,12 @@ func TestMistakes(t *testing.T) {
 			[]string{"serve: public: listen tcp " + taken.Addr().String() + ": bind: address already in use"}},
 		{"manifest field", []string{"-manifests", bad}, []string{"r.yaml:6:", "hostname"}},
 		{"listener without certificate", []string{"-manifests", "../platform/manifests"},
-			[]string{"gateway.yaml:11: listener https: HTTPS takes -tls-cert and -tls-key, HTTP takes neither"}},
+			[]string{"gateway.yaml:11: listener https: HTTPS takes -tls-cert and -tls-key, or -tls-dir, HTTP takes none of them"}},
 		{"all at once", []string{
 			"-manifests", missing, "-api-keys", missing, "-tls-cert", missing, "-tls-key", missing,
 			"-jwks", missing, "-identity-key", missing,
 		}, []string{
-			missing, "auth: key file:", "-jwks: auth:", "mtls: edge:", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
+			missing, "auth: key file:", "-jwks: auth:", "mtls: open", "-issuer is required with -jwks", "-audience is required with -jwks", "-algs is required with -jwks",
 		}},
 		{"rate without auth", []string{"-upstream", "default=http://x", "-rate", "1/1s"}, []string{"-rate counts consumers"}},
 		{"issuer without jwks", []string{"-upstream", "default=http://x", "-issuer", "i"}, []string{"which takes -jwks"}},
@@ -303,7 +312,7 @@ func TestHelp(t *testing.T) {
 	require.Error(t, run(t.Context(), []string{"-h"}, &text))
 	assert.Regexp(t, `(?m)^  -lame-duck duration\n.+close$`, text.String())
 	assert.Regexp(t, `(?m)^  -drain duration\n.+\(default 20s\)$`, text.String())
-	for _, flag := range []string{"-listen", "-admin", "-health", "-manifests", "-upstream", "-jwks", "-issuer", "-audience", "-algs", "-api-keys", "-rate", "-tls-cert", "-tls-key"} {
+	for _, flag := range []string{"-listen", "-admin", "-health", "-manifests", "-upstream", "-jwks", "-issuer", "-audience", "-algs", "-api-keys", "-rate", "-tls-cert", "-tls-key", "-tls-dir", "-tls-default", "-tls-client-ca", "-tls-client-auth"} {
 		assert.Regexp(t, `(?m)^  `+flag+` .+\n    \t.{10,}`, text.String(), "-h explains each flag")
 	}
 }

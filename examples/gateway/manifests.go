@@ -88,8 +88,8 @@ func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer
 
 func (o *options) checkListeners(set *manifest.Set) (err error) {
 	for _, l := range set.Listeners() {
-		if l.HTTPS != (o.tlsCert != "") {
-			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, HTTP takes neither", l.Position, l.Name))
+		if l.HTTPS != o.tls.given() {
+			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, or -tls-dir, HTTP takes none of them", l.Position, l.Name))
 		}
 	}
 	return err

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -24,7 +23,7 @@ import (
 // and secrets: certificates, API keys, where services are.
 type edgeSide struct {
 	ca     *devca.CA // a public authority, as browsers know it; the mesh does not
-	cert   atomic.Pointer[tls.Certificate]
+	tls    *mtls.Edge
 	jwks   *auth.JWKS
 	config edge.Config
 	tracer *trace.Tracer
@@ -34,9 +33,6 @@ func (p *platform) newEdge() (*edgeSide, error) {
 	e := &edgeSide{}
 	var err error
 	if e.ca, err = devca.New("public.example"); err != nil {
-		return nil, err
-	}
-	if err := e.renew(); err != nil {
 		return nil, err
 	}
 	member, err := p.mesh.Join(edgeName)
@@ -93,7 +89,7 @@ func (p *platform) newEdge() (*edgeSide, error) {
 		Observer:      observer,
 	}
 	p.breakGateway(&e.config)
-	return e, nil
+	return e, e.renew()
 }
 
 // upstreams are where the gateway finds what it routes to.
@@ -130,17 +126,26 @@ func (p *platform) breakGateway(c *edge.Config) {
 // renew gives the gateway a new certificate.
 func (e *edgeSide) renew() error {
 	cert, err := e.ca.ServerCertificate(host)
-	if err == nil {
-		e.cert.Store(&cert)
+	if err != nil {
+		return err
 	}
+	cfg := mtls.EdgeConfig{Certificates: []tls.Certificate{cert}}
+	if e.tls != nil {
+		return e.tls.Update(cfg)
+	}
+	e.tls, err = mtls.NewEdge(cfg)
 	return err
 }
 
 func (e *edgeSide) close() error {
-	if e.jwks == nil {
-		return nil
+	var errs []error
+	if e.tls != nil {
+		errs = append(errs, e.tls.Close())
 	}
-	return e.jwks.Close()
+	if e.jwks != nil {
+		errs = append(errs, e.jwks.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // gateway is one instance of the front door.
@@ -157,12 +162,6 @@ func (p *platform) startGateway(listen string) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := mtls.Edge(mtls.EdgeConfig{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return p.edge.cert.Load(), nil
-	}})
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	g := &gateway{Gateway: e, term: cancel, ended: make(chan error, 1)}
 	deadline := drain
@@ -172,7 +171,7 @@ func (p *platform) startGateway(listen string) (*gateway, error) {
 	started := make(chan map[string]net.Addr, 1)
 	go func() {
 		g.ended <- serve.Run(ctx, serve.Config{
-			Servers: []serve.Server{{Name: "gateway", Addr: listen, Handler: g, TLS: config}}, Health: "127.0.0.1:0",
+			Servers: []serve.Server{{Name: "gateway", Addr: listen, Handler: g, TLS: p.edge.tls.TLSConfig()}}, Health: "127.0.0.1:0",
 			Logger: p.logs.logger("gateway"), LameDuck: p.lameDuck(), Drain: deadline,
 			Started: func(addrs map[string]net.Addr) { started <- addrs },
 		})

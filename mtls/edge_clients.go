@@ -1,0 +1,132 @@
+package mtls
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// EdgeClients says whether the clients of an [Edge] are asked for certificates.
+type EdgeClients uint8
+
+const (
+	// EdgeClientsIgnored asks for no certificate.
+	EdgeClientsIgnored EdgeClients = iota
+	// EdgeClientsOptional asks for one. Who sends none gets in without; who
+	// sends one that cannot be verified does not get in.
+	EdgeClientsOptional
+	// EdgeClientsRequired asks for one, and nobody gets in without.
+	EdgeClientsRequired
+)
+
+func (m EdgeClients) auth() tls.ClientAuthType {
+	switch m {
+	case EdgeClientsOptional:
+		return tls.VerifyClientCertIfGiven
+	case EdgeClientsRequired:
+		return tls.RequireAndVerifyClientCert
+	}
+	return tls.NoClientCert
+}
+
+var (
+	errClientMissing   = errors.New("mtls: the client sent no certificate")
+	errClientUnwanted  = errors.New("mtls: certificates of clients are not asked for any more")
+	errClientWorkload  = errors.New("mtls: the certificate is a workload's, which has no business at the edge")
+	errClientHandshake = errors.New("mtls: the handshake is not complete")
+)
+
+// trust sets the authorities of clients.
+func (s *edgeSet) trust(f *edgeFile, last *edgeSet) error {
+	if last != nil {
+		s.clients, s.clientSum = last.clients, last.clientSum
+		if s.clientSum == f.sum {
+			return nil
+		}
+	}
+	if f.err != nil {
+		return fmt.Errorf("mtls: EdgeConfig.ClientCA: %w", f.err)
+	}
+	certs, err := parsePEM(f.cert)
+	if err != nil {
+		return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s: %w", f.from, err)
+	}
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		if !c.BasicConstraintsValid || !c.IsCA { // it would be trusted as it is
+			return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s holds a certificate that is no CA", f.from)
+		}
+		pool.AddCert(c)
+	}
+	s.clients, s.clientSum = pool, f.sum
+	return nil
+}
+
+// verifyClient judges the client of every handshake, resumed ones included, by
+// what is configured when it ends.
+func (e *Edge) verifyClient(cs tls.ConnectionState) error {
+	_, err := e.verify(cs.PeerCertificates, time.Now())
+	return err
+}
+
+// Client returns the certificate of the client at the other end of a connection
+// that e has accepted, verified against the authorities of now and not those of
+// the handshake. It is nil without an error if the client has sent none, and
+// where clients are not asked for one.
+//
+// It is no [gatemesh.Peer]: what its names mean is for the application to
+// know, and no layer of this module makes anything of it. As the edge accepts
+// no certificate with a SPIFFE id, and [TLS.Peer] none without, neither is ever
+// taken for the other, even if one authority signs both.
+//
+// Each call costs a verification; an application that does without finds the
+// certificate of the handshake in [tls.ConnectionState].
+func (e *Edge) Client(cs *tls.ConnectionState) (*x509.Certificate, error) {
+	if cs == nil {
+		return nil, nil
+	}
+	if !cs.HandshakeComplete { // else the client may not hold the private key
+		return nil, errClientHandshake
+	}
+	return e.verify(cs.PeerCertificates, time.Now())
+}
+
+func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certificate, error) {
+	s := e.live.Latest()
+	if s == nil {
+		return nil, errEdgeUnset
+	}
+	switch {
+	case len(certs) == 0 && s.cfg.Clients == EdgeClientsRequired:
+		return nil, errClientMissing
+	case len(certs) == 0:
+		return nil, nil
+	case s.cfg.Clients == EdgeClientsIgnored:
+		return nil, errClientUnwanted
+	case len(certs) > maxChain:
+		return nil, fmt.Errorf("mtls: the client sent more than %d certificates", maxChain)
+	}
+	roots := s.watch.Current().clients
+	if roots == nil { // crypto/x509 would read it as the system roots
+		return nil, errClientUnwanted
+	}
+	leaf := certs[0]
+	for _, uri := range leaf.URIs {
+		if uri.Scheme == "spiffe" {
+			return nil, errClientWorkload
+		}
+	}
+	intermediates := x509.NewCertPool()
+	for _, c := range certs[1:] {
+		intermediates.AddCert(c)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mtls: the client: %w", err)
+	}
+	return leaf, nil
+}
