@@ -51,7 +51,10 @@ import (
 //     the context, metadata and certificate is in the figure; to make the
 //     context is not.
 
-var policyRounds = flag.Int("policy.rounds", 3, "rounds of TestPolicyCost")
+var (
+	policyRounds = flag.Int("policy.rounds", 3, "rounds of TestPolicyCost")
+	policyLarge  = flag.Bool("policy.large", false, "the others at 10,000 rules, too, where they take milliseconds")
+)
 
 const asked = 64 // different requests
 
@@ -284,8 +287,10 @@ func receivedContext(tb testing.TB, ca *devca.CA) context.Context {
 func policies(tb testing.TB) []decider {
 	all := []decider{
 		gatemeshPolicy(tb, 10), gatemeshPolicy(tb, 10_000),
-		casbinPolicy(tb, 10), casbinPolicy(tb, 10_000), casbinCachedPolicy(tb, 10),
-		authzDecider(tb, 10), authzDecider(tb, 10_000),
+		casbinPolicy(tb, 10), casbinCachedPolicy(tb, 10), authzDecider(tb, 10),
+	}
+	if *policyLarge {
+		all = append(all, casbinPolicy(tb, 10_000), authzDecider(tb, 10_000))
 	}
 	for _, c := range all {
 		n := 10
@@ -360,7 +365,7 @@ func TestPolicyAllocations(t *testing.T) {
 // TestPolicyCost prints the contestants side by side, as medians of rounds in
 // which they take turns:
 //
-//	go test -run PolicyCost -v ./bench -policy.rounds 15 -credential.time 300ms
+//	go test -run PolicyCost -v ./bench -policy.rounds 15 -credential.time 300ms -policy.large
 //
 // The goals, which -strict asserts: a decision to allow within 150 ns at 10
 // rules, and at 10,000 rules within ten times of that at 10.
@@ -414,7 +419,7 @@ func TestPoliciesJudge(t *testing.T) {
 		}
 	}
 	require.Equal(t, asked/4, refused)
-	require.Len(t, policies(t), 7)
+	require.GreaterOrEqual(t, len(policies(t)), 5)
 	m, err := model.NewModelFromString(casbinModel)
 	require.NoError(t, err)
 	e, err := casbin.NewEnforcer(m)
