@@ -180,6 +180,9 @@ func (k *compiler) rules(p *Policy) []*rule {
 		k.at(in.Position)
 		r := &rule{policy: p.Name, namespace: p.Namespace, number: i + 1, position: k.position}
 		name := fmt.Sprintf("Rules[%d]", i)
+		if in.When != nil {
+			k.fault(name+".When", errors.New("is not judged yet"))
+		}
 		if in.From != nil && len(in.From) == 0 {
 			k.fault(name+".From", errEmptyList)
 		}
@@ -212,6 +215,9 @@ type list struct {
 }
 
 func (k *compiler) source(at string, s *Source) clause {
+	if s.ServiceAccounts != nil || s.NotServiceAccounts != nil {
+		k.fault(at, errors.New("service accounts are not judged yet"))
+	}
 	return k.clause(at, []list{
 		{"Principals", fieldPrincipal, false, s.Principals},
 		{"NotPrincipals", fieldPrincipal, true, s.NotPrincipals},
