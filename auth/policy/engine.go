@@ -88,7 +88,7 @@ func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (dec
 		}
 	}
 	if err == nil {
-		if v, rule := s.judge(&r); v != Allow {
+		if v, rule := s.decide(&r); v != Allow {
 			// A copy, so that r itself stays on the stack of those who are admitted.
 			err = denied.WithCause(&refusal{s, rule, r.keep(s.missHeaders)})
 		}
