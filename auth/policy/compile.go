@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -20,9 +19,21 @@ type state struct {
 	selected     bool // a policy selects the workload
 	allowPresent bool // an ALLOW policy does
 	exempt       condition
+	custom       []custom // one for each provider, as they first occur
 	deny, allow  index
-	allowRules   []*rule // as written, to find the nearest miss
+	audit        index
+	allowRules   []*rule  // as written, to find the nearest miss
+	missHeaders  []string // the fields that finding it may read for a log line
 	notices      []string
+}
+
+// custom is a hook and the rules that ask it.
+type custom struct {
+	provider string
+	hook     Hook
+	rules    index
+
+	written []*rule // while building
 }
 
 // rule is a compiled rule with what an explanation says of it.
@@ -31,6 +42,7 @@ type rule struct {
 	number            int // from 1
 	position          gatemesh.Position
 	from, to          []clause
+	when              clause
 }
 
 // compiler collects every fault of a configuration.
@@ -40,6 +52,8 @@ type compiler struct {
 	position gatemesh.Position
 	policy   string
 	action   Action
+	// The namespace of names without one.
+	namespace string
 }
 
 func (k *compiler) fault(at string, err error) {
@@ -74,10 +88,16 @@ func compile(cfg Config) (*state, error) {
 	s.exempt = k.exempt(cfg.Exempt)
 	root := cmp.Or(cfg.RootNamespace, "istio-system")
 	seen := make(map[[2]string]gatemesh.Position)
-	var deny, allow []*rule
+	var deny, allow, audit []*rule
+	for _, name := range slices.Sorted(maps.Keys(cfg.Hooks)) {
+		if name == "" || cfg.Hooks[name] == nil {
+			k.fault("Config.Hooks["+quote(name)+"]", errors.New("needs a name and a function"))
+		}
+	}
 	for i := range cfg.Policies {
 		p := &cfg.Policies[i]
 		k.position, k.policy, k.action = p.Position, fmt.Sprintf("policy %q (%s)", p.Name, p.Namespace), p.Action
+		k.namespace = p.Namespace
 		if p.Name == "" || p.Namespace == "" {
 			k.fault(fmt.Sprintf("Config.Policies[%d]", i), errors.New("Name and Namespace are required"))
 		} else if first, twice := seen[[2]string{p.Namespace, p.Name}]; twice {
@@ -95,8 +115,23 @@ func compile(cfg Config) (*state, error) {
 		case ActionAllow:
 			s.allowPresent = true
 			allow = append(allow, rules...)
+		case ActionAudit:
+			audit = append(audit, rules...)
+		case ActionCustom:
+			k.position = p.Position
+			if cfg.Hooks[p.Provider] == nil {
+				k.fault("Provider "+quote(p.Provider), errors.New("there is no hook of this name in Config.Hooks"))
+			}
+			i := slices.IndexFunc(s.custom, func(c custom) bool { return c.provider == p.Provider })
+			if i < 0 {
+				i = len(s.custom)
+				s.custom = append(s.custom, custom{provider: p.Provider, hook: cfg.Hooks[p.Provider]})
+			}
+			s.custom[i].written = append(s.custom[i].written, rules...)
 		}
-		s.noticeRules(p, rules)
+		if p.Action <= ActionCustom {
+			s.noticeRules(p, rules)
+		}
 	}
 	if len(k.errs) > 0 {
 		return nil, errors.Join(k.errs...)
@@ -107,7 +142,11 @@ func compile(cfg Config) (*state, error) {
 	if len(cfg.Exempt) > 0 {
 		s.notices = append(s.notices, "allowed without asking any policy: "+strings.Join(cfg.Exempt, ", "))
 	}
-	s.deny, s.allow, s.allowRules = newIndex(deny), newIndex(allow), allow
+	s.deny, s.allow, s.audit, s.allowRules = newIndex(deny), newIndex(allow), newIndex(audit), allow
+	for i := range s.custom {
+		s.custom[i].rules, s.custom[i].written = newIndex(s.custom[i].written), nil
+	}
+	s.missHeaders = headersOf(allow[:min(maxLogged, len(allow))])
 	return s, nil
 }
 
@@ -133,13 +172,10 @@ func selects(p *Policy, w *gatemesh.Workload, root string) bool {
 // noticeRules remembers what an operator should know about rules without conditions.
 func (s *state) noticeRules(p *Policy, rules []*rule) {
 	for _, r := range rules {
-		if len(r.from) == 0 && len(r.to) == 0 {
-			verb := "allows"
-			if p.Action == ActionDeny {
-				verb = "denies"
-			}
+		if len(r.from) == 0 && len(r.to) == 0 && len(r.when) == 0 {
+			verb := [...]string{ActionAllow: "allows", ActionDeny: "denies", ActionAudit: "audits", ActionCustom: "asks its hook about"}
 			s.notices = append(s.notices, fmt.Sprintf("rule %d of policy %q (%s)%s has no conditions: it %s every call to %s",
-				r.number, p.Name, p.Namespace, at(r.position), verb, s.workload))
+				r.number, p.Name, p.Namespace, at(r.position), verb[p.Action], s.workload))
 		}
 	}
 }
@@ -161,130 +197,5 @@ func (k *compiler) exempt(paths []string) condition {
 		patterns = append(patterns, p)
 	}
 	c.setPatterns(patterns)
-	return c
-}
-
-func (k *compiler) rules(p *Policy) []*rule {
-	if p.Action != ActionAllow && p.Action != ActionDeny {
-		k.fault("Action", fmt.Errorf("unknown action %d", p.Action))
-	}
-	for _, name := range slices.Sorted(maps.Keys(p.Selector)) {
-		if name == "" || strings.Contains(name+p.Selector[name], "*") {
-			k.fault(fmt.Sprintf("Selector[%s]", quote(name)), errors.New("labels are exact, without `*`, and have a name"))
-		}
-	}
-	rules := make([]*rule, 0, len(p.Rules))
-	for i := range p.Rules {
-		in := &p.Rules[i]
-		k.position = p.Position
-		k.at(in.Position)
-		r := &rule{policy: p.Name, namespace: p.Namespace, number: i + 1, position: k.position}
-		name := fmt.Sprintf("Rules[%d]", i)
-		if in.From != nil && len(in.From) == 0 {
-			k.fault(name+".From", errEmptyList)
-		}
-		if in.To != nil && len(in.To) == 0 {
-			k.fault(name+".To", errEmptyList)
-		}
-		for j := range in.From {
-			k.position = r.position
-			k.at(in.From[j].Position)
-			r.from = append(r.from, k.source(fmt.Sprintf("%s.From[%d]", name, j), &in.From[j]))
-		}
-		for j := range in.To {
-			k.position = r.position
-			k.at(in.To[j].Position)
-			r.to = append(r.to, k.operation(fmt.Sprintf("%s.To[%d]", name, j), &in.To[j]))
-		}
-		rules = append(rules, r)
-	}
-	return rules
-}
-
-var errEmptyList = errors.New("the list is empty; leave it out to restrict nothing")
-
-// list is one field of a Source or an Operation.
-type list struct {
-	name   string
-	field  field
-	not    bool
-	values []string
-}
-
-func (k *compiler) source(at string, s *Source) clause {
-	return k.clause(at, []list{
-		{"Principals", fieldPrincipal, false, s.Principals},
-		{"NotPrincipals", fieldPrincipal, true, s.NotPrincipals},
-		{"RequestPrincipals", fieldUser, false, s.RequestPrincipals},
-		{"NotRequestPrincipals", fieldUser, true, s.NotRequestPrincipals},
-		{"Namespaces", fieldNamespace, false, s.Namespaces},
-		{"NotNamespaces", fieldNamespace, true, s.NotNamespaces},
-		{"IPBlocks", fieldAddr, false, s.IPBlocks},
-		{"NotIPBlocks", fieldAddr, true, s.NotIPBlocks},
-		{"RemoteIPBlocks", fieldClient, false, s.RemoteIPBlocks},
-		{"NotRemoteIPBlocks", fieldClient, true, s.NotRemoteIPBlocks},
-	})
-}
-
-func (k *compiler) operation(at string, o *Operation) clause {
-	return k.clause(at, []list{
-		{"Hosts", fieldHost, false, o.Hosts},
-		{"NotHosts", fieldHost, true, o.NotHosts},
-		{"Methods", fieldMethod, false, o.Methods},
-		{"NotMethods", fieldMethod, true, o.NotMethods},
-		{"Paths", fieldPath, false, o.Paths},
-		{"NotPaths", fieldPath, true, o.NotPaths},
-		{"Ports", fieldPort, false, o.Ports},
-		{"NotPorts", fieldPort, true, o.NotPorts},
-	})
-}
-
-func (k *compiler) clause(at string, lists []list) clause {
-	var out clause
-	empty := true
-	for _, l := range lists {
-		if l.values == nil {
-			continue
-		}
-		empty = false
-		if len(l.values) == 0 {
-			k.fault(at+"."+l.name, errEmptyList)
-			continue
-		}
-		out = append(out, k.condition(at+"."+l.name, l))
-	}
-	if empty {
-		k.fault(at, errors.New("at least one field is required"))
-	}
-	return out
-}
-
-func (k *compiler) condition(at string, l list) condition {
-	c := condition{field: l.field, not: l.not, unknown: k.action == ActionDeny, values: slices.Clone(l.values)}
-	var patterns []pattern
-	var blocks []netip.Prefix
-	for i, value := range l.values {
-		var err error
-		switch l.field {
-		case fieldAddr, fieldClient:
-			var b netip.Prefix
-			if b, err = parseBlock(value); err == nil {
-				blocks = append(blocks, b)
-			}
-		case fieldPort:
-			var port uint16
-			port, err = parsePort(value)
-			c.ports = append(c.ports, port)
-		default:
-			var p pattern
-			p, err = parsePattern(l.field, value)
-			patterns = append(patterns, p)
-		}
-		if err != nil {
-			k.fault(fmt.Sprintf("%s[%d] %s", at, i, quote(value)), err)
-		}
-	}
-	c.setPatterns(patterns)
-	c.blocks = newIPSet(blocks)
 	return c
 }
