@@ -23,6 +23,7 @@ type state struct {
 	deny, allow  index
 	allowRules   []*rule // as written, to find the nearest miss
 	notices      []string
+	dryRun       *dryRun // nil if there is no candidate
 }
 
 // rule is a compiled rule with what an explanation says of it.
@@ -98,6 +99,7 @@ func compile(cfg Config) (*state, error) {
 		}
 		s.noticeRules(p, rules)
 	}
+	s.dryRun = k.dryRun(cfg)
 	if len(k.errs) > 0 {
 		return nil, errors.Join(k.errs...)
 	}

@@ -23,6 +23,10 @@ type Config struct {
 	// against a DENY, such as "/grpc.health.v1.Health/Check". They are exact
 	// and canonical; no `*`. Default: none.
 	Exempt []string
+	// Candidate are policies on trial: every call is judged by the live ones
+	// alone, and where the candidate would have judged otherwise is recorded;
+	// see [Engine.DryRun]. Default: none.
+	Candidate *Candidate
 	// Observer receives a notice for every policy that allows everybody and for
 	// every exempt path, on New and Update. Default: nobody. Denials go to the
 	// Observer of the [gatemesh.Entry].

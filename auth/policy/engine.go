@@ -61,7 +61,11 @@ func (e *Engine) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission,
 	}
 	var r request
 	r.read(c)
-	if v, _ := s.judge(&r); v == Allow {
+	v, rule := s.judge(&r)
+	if s.dryRun != nil {
+		s.dryRun.compare(c, s, &r, v, rule)
+	}
+	if v == Allow {
 		return gatemesh.Admission{}, nil
 	}
 	// A copy, so that r itself stays on the stack of those who are admitted.

@@ -1,0 +1,353 @@
+package policy
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// Candidate is a set of policies on trial beside the live ones. It is judged
+// for the same workload, with the same root namespace and exempt paths.
+type Candidate struct {
+	// Policies take the place of [Config.Policies]. Default: none.
+	Policies []Policy
+	// Unselected takes the place of [Config.Unselected]. Default: the same.
+	Unselected Verdict
+	// Limit is how many different differences are kept, a quarter of them at
+	// most for one caller; those beyond are counted. Default: 1000.
+	Limit int
+}
+
+// DryRun is what a [Candidate] would have changed since it was configured.
+type DryRun struct {
+	// Judged counts the calls that both judged, Differing those that they
+	// judged differently.
+	Judged    uint64 `json:"judged"`
+	Differing uint64 `json:"differing"`
+	// Unlisted counts those of Differing that are in no Difference, as the list
+	// was full.
+	Unlisted uint64 `json:"unlisted"`
+	// Failed counts the calls on which the candidate panicked.
+	Failed uint64 `json:"failed"`
+	// Differences are ordered by how often they occurred, the most frequent first.
+	Differences []Difference `json:"differences"`
+}
+
+// Difference stands for all calls of one caller with one method, at one host
+// and port, to paths of one shape, that were decided by the same rules. Paths
+// have one shape if they differ in segments with a digit alone, as in
+// /v1/payments/42 and /v1/payments/43. The rest of the fields is that of the
+// first such call. No header field, query or claim is kept.
+type Difference struct {
+	// Count is how many calls there were, First and Last when they arrived.
+	Count       uint64
+	First, Last time.Time
+	// Live is what became of the call, Candidate what would have.
+	Live, Candidate Explanation
+	// Peer is the SPIFFE id of the caller, "" if there was none.
+	Peer string
+	// Issuer and Subject are the authenticated user.
+	Issuer, Subject string
+	Protocol        gatemesh.Protocol
+	// Method, Host and Path are canonical. Those longer than 512 bytes are cut.
+	Method, Host, Path, SNI string
+	// RemoteAddr, LocalAddr and Client are those of [gatemesh.Call].
+	RemoteAddr, LocalAddr netip.AddrPort
+	Client                netip.Addr
+	// Partial says that these fields alone do not lead to the same verdicts:
+	// they hang on what is not kept, such as a claim.
+	Partial bool
+}
+
+// MarshalJSON writes a flat object for pages and scripts; verdicts are "allow" and "deny".
+func (d Difference) MarshalJSON() ([]byte, error) {
+	type why struct {
+		Verdict   string `json:"verdict"`
+		Policy    string `json:"policy,omitempty"`
+		Namespace string `json:"namespace,omitempty"`
+		Rule      int    `json:"rule,omitempty"`
+		Position  string `json:"position,omitempty"`
+		Reason    string `json:"reason"`
+	}
+	explained := func(e Explanation) why {
+		return why{e.Verdict.String(), e.Policy, e.Namespace, e.Rule, e.Position.String(), e.Reason}
+	}
+	return json.Marshal(struct {
+		Count     uint64         `json:"count"`
+		First     time.Time      `json:"first"`
+		Last      time.Time      `json:"last"`
+		Live      why            `json:"live"`
+		Candidate why            `json:"candidate"`
+		Peer      string         `json:"peer,omitempty"`
+		Issuer    string         `json:"issuer,omitempty"`
+		Subject   string         `json:"subject,omitempty"`
+		Protocol  string         `json:"protocol"`
+		Method    string         `json:"method"`
+		Host      string         `json:"host,omitempty"`
+		Path      string         `json:"path"`
+		SNI       string         `json:"sni,omitempty"`
+		From      netip.AddrPort `json:"remoteAddr,omitzero"`
+		To        netip.AddrPort `json:"localAddr,omitzero"`
+		Client    netip.Addr     `json:"client,omitzero"`
+		Partial   bool           `json:"partial,omitempty"`
+	}{
+		d.Count, d.First, d.Last, explained(d.Live), explained(d.Candidate), d.Peer, d.Issuer, d.Subject,
+		d.Protocol.String(), d.Method, d.Host, d.Path, d.SNI, d.RemoteAddr, d.LocalAddr, d.Client, d.Partial,
+	})
+}
+
+// DryRun returns what the candidate of the latest configuration would have
+// changed so far, and whether there is one. An Update begins anew.
+func (e *Engine) DryRun() (DryRun, bool) {
+	s := e.state.Latest()
+	if s == nil || s.dryRun == nil {
+		return DryRun{}, false
+	}
+	return s.dryRun.snapshot(), true
+}
+
+// dryRun judges by a candidate and remembers where it differs.
+type dryRun struct {
+	candidate *state
+	limit     int
+	seed      maphash.Seed
+	judged    [8]counter // by request, so that cores do not share one
+	differing atomic.Uint64
+	unlisted  atomic.Uint64
+	failed    atomic.Uint64
+
+	mu      sync.RWMutex
+	kept    map[uint64]*difference
+	callers map[string]int // how many of kept each has
+}
+
+type counter struct {
+	atomic.Uint64
+	_ [56]byte // a cache line of its own
+}
+
+type difference struct {
+	Difference
+	count atomic.Uint64
+	last  atomic.Int64 // Unix nanoseconds
+}
+
+func (k *compiler) dryRun(cfg Config) *dryRun {
+	c := cfg.Candidate
+	if c == nil {
+		return nil
+	}
+	if c.Limit < 0 {
+		k.errs = append(k.errs, fmt.Errorf("policy: Config.Candidate.Limit: %d is negative", c.Limit))
+	}
+	cfg.Candidate, cfg.Policies, cfg.Observer = nil, c.Policies, nil
+	cfg.Unselected = cmp.Or(c.Unselected, cfg.Unselected)
+	s, err := compile(cfg)
+	if err != nil {
+		k.errs = append(k.errs, fmt.Errorf("policy: Config.Candidate: %w", err))
+		return nil
+	}
+	return &dryRun{
+		candidate: s, limit: cmp.Or(c.Limit, 1000), seed: maphash.MakeSeed(),
+		kept: make(map[uint64]*difference), callers: make(map[string]int),
+	}
+}
+
+// compare judges r, which is c, by the candidate. Nothing that happens here
+// reaches the call, which live has judged as v by rule.
+func (d *dryRun) compare(c *gatemesh.Call, live *state, r *request, v Verdict, by *rule) {
+	defer func() {
+		if recover() != nil {
+			d.failed.Add(1)
+		}
+	}()
+	cv, cby := d.candidate.judge(r)
+	id := c.RequestID()
+	d.judged[id[len(id)-1]%byte(len(d.judged))].Add(1)
+	if cv != v {
+		d.record(c, live, r, v, by, cby)
+	}
+}
+
+var errUnlisted = errors.New("the list is full")
+
+func (d *dryRun) record(c *gatemesh.Call, live *state, r *request, v Verdict, by, cby *rule) {
+	d.differing.Add(1)
+	key := d.key(c, v, by, cby)
+	d.mu.RLock()
+	known := d.kept[key]
+	d.mu.RUnlock()
+	if known == nil {
+		var err error
+		if known, err = d.keep(key, c, live, r); err != nil {
+			d.unlisted.Add(1)
+			return
+		}
+	}
+	known.count.Add(1)
+	known.last.Store(c.Received().UnixNano())
+}
+
+func (d *dryRun) keep(key uint64, c *gatemesh.Call, live *state, r *request) (*difference, error) {
+	caller := ""
+	if p := c.Peer(); p != nil {
+		caller = p.ID()
+	}
+	d.mu.RLock()
+	full := d.full(caller)
+	d.mu.RUnlock()
+	if full { // before anything is written that nobody keeps
+		return nil, errUnlisted
+	}
+	now := &difference{Difference: d.describe(c, live, r)}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if known := d.kept[key]; known != nil {
+		return known, nil
+	}
+	if d.full(caller) {
+		return nil, errUnlisted
+	}
+	d.kept[key] = now
+	d.callers[caller]++
+	return now, nil
+}
+
+func (d *dryRun) full(caller string) bool {
+	return len(d.kept) >= d.limit || d.callers[caller] >= (d.limit+3)/4
+}
+
+// key is equal for the calls that one Difference stands for. Its seed is
+// random, so that nobody can make two of them meet.
+func (d *dryRun) key(c *gatemesh.Call, v Verdict, by, cby *rule) uint64 {
+	var h maphash.Hash
+	h.SetSeed(d.seed)
+	text := func(s string) {
+		h.WriteString(s)
+		h.WriteByte(0)
+	}
+	if p := c.Peer(); p != nil {
+		text(p.TrustDomain())
+		text(p.Path())
+	}
+	text(c.Method())
+	text(c.Host())
+	maphash.WriteComparable(&h, c.LocalPort())
+	maphash.WriteComparable(&h, by)
+	maphash.WriteComparable(&h, cby)
+	maphash.WriteComparable(&h, [4]bool{v == Allow, c.Principal() != nil, c.Peer() != nil, c.Protocol() == gatemesh.GRPC})
+	shape(&h, c.MatchPath())
+	return h.Sum64()
+}
+
+// shape writes p to h with every segment that has a digit but does not begin a
+// word like v1 replaced.
+func shape(h *maphash.Hash, p string) {
+	for len(p) > 0 {
+		end := 1
+		for end < len(p) && p[end] != '/' {
+			end++
+		}
+		segment := p[:end]
+		p = p[end:]
+		digit := slices.ContainsFunc([]byte(segment), func(b byte) bool { return '0' <= b && b <= '9' })
+		version := len(segment) <= 4 && len(segment) > 2 && segment[1] == 'v'
+		if digit && !version {
+			segment = "/\x00"
+		}
+		h.WriteString(segment)
+	}
+}
+
+// maxKeptText bounds what a caller can make a Difference hold.
+const maxKeptText = 512
+
+// keptText returns a copy, as s may be a part of a whole request.
+func keptText(s string) string { return strings.Clone(s[:min(len(s), maxKeptText)]) }
+
+// describe makes a Difference of c. It asks both again about what is kept
+// alone, to see whether that leads to the same verdicts.
+func (d *dryRun) describe(c *gatemesh.Call, live *state, r *request) Difference {
+	out := Difference{
+		First: c.Received(), Live: live.explain(r, maxLogged), Candidate: d.candidate.explain(r, maxLogged),
+		Protocol: c.Protocol(), Method: c.Method(), Host: keptText(c.Host()), Path: keptText(c.Path()), SNI: keptText(c.SNI()),
+		RemoteAddr: c.RemoteAddr(), LocalAddr: c.LocalAddr(), Client: c.Client(),
+	}
+	in := gatemesh.CallInfo{
+		Protocol: out.Protocol, Method: out.Method, Host: out.Host, Path: out.Path, SNI: out.SNI,
+		RemoteAddr: out.RemoteAddr, LocalAddr: out.LocalAddr, Client: out.Client, RequestID: "dry-run",
+	}
+	if p := c.Peer(); p != nil {
+		out.Peer = keptText(p.ID())
+		if out.Peer == p.ID() {
+			in.Peer = p
+		}
+	}
+	if p := c.Principal(); p != nil {
+		out.Issuer, out.Subject = keptText(p.Issuer()), keptText(p.Subject())
+		in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: out.Issuer, Subject: out.Subject})
+	}
+	kept, err := gatemesh.NewCall(in)
+	if err != nil {
+		out.Partial = true
+		return out
+	}
+	var again request
+	again.read(kept)
+	lv, _ := live.judge(&again)
+	cv, _ := d.candidate.judge(&again)
+	out.Partial = lv != out.Live.Verdict || cv != out.Candidate.Verdict
+	return out
+}
+
+func (d *dryRun) snapshot() DryRun {
+	out := DryRun{
+		Differing: d.differing.Load(), Unlisted: d.unlisted.Load(), Failed: d.failed.Load(),
+		Differences: []Difference{},
+	}
+	for i := range d.judged {
+		out.Judged += d.judged[i].Load()
+	}
+	d.mu.RLock()
+	for _, one := range d.kept {
+		now := one.Difference
+		now.Count, now.Last = one.count.Load(), time.Unix(0, one.last.Load())
+		out.Differences = append(out.Differences, now)
+	}
+	d.mu.RUnlock()
+	slices.SortFunc(out.Differences, func(a, b Difference) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), a.First.Compare(b.First), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.Method, b.Method))
+	})
+	return out
+}
+
+// MarshalText returns "allow" or "deny".
+func (v Verdict) MarshalText() ([]byte, error) {
+	if v != Allow && v != Deny {
+		return nil, errors.New("policy: the verdict is neither Allow nor Deny")
+	}
+	return []byte(v.String()), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (v *Verdict) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "allow":
+		*v = Allow
+	case "deny":
+		*v = Deny
+	default:
+		return fmt.Errorf("the verdict %s is neither allow nor deny", quote(string(b)))
+	}
+	return nil
+}
