@@ -22,6 +22,7 @@ type state struct {
 	exempt       condition
 	deny, allow  index
 	allowRules   []*rule // as written, to find the nearest miss
+	denyRules    []*rule // as written
 	notices      []string
 	dryRun       *dryRun // nil if there is no candidate
 }
@@ -110,6 +111,7 @@ func compile(cfg Config) (*state, error) {
 		s.notices = append(s.notices, "allowed without asking any policy: "+strings.Join(cfg.Exempt, ", "))
 	}
 	s.deny, s.allow, s.allowRules = newIndex(deny), newIndex(allow), allow
+	s.denyRules = deny
 	return s, nil
 }
 
