@@ -101,6 +101,15 @@ func (h Header) Only(name string) (string, bool) {
 	return "", false
 }
 
+// At returns value i of the [Header.Count] values of the field name, without
+// the copy that [Header.Values] makes, or "" if there are not so many.
+func (h Header) At(name string, i int) string {
+	if v := h.values(name); 0 <= i && i < len(v) {
+		return v[i]
+	}
+	return ""
+}
+
 // Count returns how many values the field name has.
 func (h Header) Count(name string) int { return len(h.values(name)) }
 

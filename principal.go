@@ -63,11 +63,50 @@ func (p *Principal) Scopes() []string { return slices.Clone(p.info.Scopes) }
 // Audience returns a copy of the audience.
 func (p *Principal) Audience() []string { return slices.Clone(p.info.Audience) }
 
+// AllScopes yields the scopes, without the copy that [Principal.Scopes] makes.
+func (p *Principal) AllScopes() iter.Seq[string] { return slices.Values(p.info.Scopes) }
+
+// AllAudience yields the audience, without the copy that [Principal.Audience] makes.
+func (p *Principal) AllAudience() iter.Seq[string] { return slices.Values(p.info.Audience) }
+
 // HasScope reports whether the credential carries exactly this scope.
 func (p *Principal) HasScope(scope string) bool { return slices.Contains(p.info.Scopes, scope) }
 
 // Claim returns a copy of the claim at path, looked up by exact names.
 func (p *Principal) Claim(path ...string) (any, bool) {
+	v, ok := p.claim(path)
+	return copyJSON(v), ok
+}
+
+// ClaimElements yields the elements of the claim at path if it is a list, or
+// else the claim itself. It yields nothing if there is none, or if it is null.
+// Lists and maps among what it yields are copies; without those, it makes none.
+func (p *Principal) ClaimElements(path ...string) iter.Seq[any] {
+	return func(yield func(any) bool) { p.eachElement(path, yield) }
+}
+
+func (p *Principal) eachElement(path []string, yield func(any) bool) {
+	switch v, _ := p.claim(path); v := v.(type) {
+	case nil:
+	case []any:
+		for _, e := range v {
+			if !yield(copyJSON(e)) {
+				return
+			}
+		}
+	case []string:
+		for _, e := range v {
+			if !yield(e) {
+				return
+			}
+		}
+	default:
+		yield(copyJSON(v))
+	}
+}
+
+// claim returns the claim itself, not to be changed.
+func (p *Principal) claim(path []string) (any, bool) {
 	v, ok := any(p.info.Claims), len(path) > 0
 	for _, name := range path {
 		m, isMap := v.(map[string]any)
@@ -78,7 +117,7 @@ func (p *Principal) Claim(path ...string) (any, bool) {
 			return nil, false
 		}
 	}
-	return copyJSON(v), ok
+	return v, ok
 }
 
 // ClaimString returns the claim at path if it is a string.

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"errors"
 	"maps"
 
@@ -10,9 +11,10 @@ import (
 
 // authorizationSpec is the spec of an AuthorizationPolicy.
 type authorizationSpec struct {
-	mark     `refused:"provider targetRef targetRefs"`
+	mark     `refused:"targetRef targetRefs"`
 	Selector selector   `json:"selector"`
-	Action   text       `json:"action" check:"default=ALLOW enum=ALLOW|DENY not=AUDIT|CUSTOM"`
+	Action   text       `json:"action" check:"default=ALLOW enum=ALLOW|DENY|AUDIT|CUSTOM"`
+	Provider provider   `json:"provider"`
 	Rules    []authRule `json:"rules" check:"empty"`
 }
 
@@ -21,10 +23,24 @@ type selector struct {
 	MatchLabels labels `json:"matchLabels" check:"required"`
 }
 
+// provider names a hook of the service.
+type provider struct {
+	mark
+	Name text `json:"name" check:"required"`
+}
+
 type authRule struct {
-	mark `refused:"when"`
+	mark
 	From []authFrom `json:"from"`
 	To   []authTo   `json:"to"`
+	When []authWhen `json:"when"`
+}
+
+type authWhen struct {
+	mark
+	Key       text   `json:"key" check:"required"`
+	Values    []text `json:"values"`
+	NotValues []text `json:"notValues"`
 }
 
 type authFrom struct {
@@ -38,13 +54,15 @@ type authTo struct {
 }
 
 type authSource struct {
-	mark                 `refused:"notServiceAccounts serviceAccounts"`
+	mark
 	Principals           []text `json:"principals"`
 	NotPrincipals        []text `json:"notPrincipals"`
 	RequestPrincipals    []text `json:"requestPrincipals"`
 	NotRequestPrincipals []text `json:"notRequestPrincipals"`
 	Namespaces           []text `json:"namespaces"`
 	NotNamespaces        []text `json:"notNamespaces"`
+	ServiceAccounts      []text `json:"serviceAccounts" check:"items=16"`
+	NotServiceAccounts   []text `json:"notServiceAccounts" check:"items=16"`
 	IPBlocks             []text `json:"ipBlocks"`
 	NotIPBlocks          []text `json:"notIpBlocks"`
 	RemoteIPBlocks       []text `json:"remoteIpBlocks"`
@@ -74,6 +92,7 @@ func (a *authSource) lists(out *policy.Source) []valueList {
 		{a.Principals, &out.Principals}, {a.NotPrincipals, &out.NotPrincipals},
 		{a.RequestPrincipals, &out.RequestPrincipals}, {a.NotRequestPrincipals, &out.NotRequestPrincipals},
 		{a.Namespaces, &out.Namespaces}, {a.NotNamespaces, &out.NotNamespaces},
+		{a.ServiceAccounts, &out.ServiceAccounts}, {a.NotServiceAccounts, &out.NotServiceAccounts},
 		{a.IPBlocks, &out.IPBlocks}, {a.NotIPBlocks, &out.NotIPBlocks},
 		{a.RemoteIPBlocks, &out.RemoteIPBlocks}, {a.NotRemoteIPBlocks, &out.NotRemoteIPBlocks},
 	}
@@ -88,15 +107,48 @@ func (a *authOperation) lists(out *policy.Operation) []valueList {
 	}
 }
 
+func (a *authWhen) lists(out *policy.Condition) []valueList {
+	return []valueList{{a.Values, &out.Values}, {a.NotValues, &out.NotValues}}
+}
+
+var actions = map[string]policy.Action{
+	"ALLOW": policy.ActionAllow, "DENY": policy.ActionDeny, "AUDIT": policy.ActionAudit, "CUSTOM": policy.ActionCustom,
+}
+
 func (a *authorizationSpec) check(s scope) {
-	if a.Action.V == "DENY" && len(a.Rules) == 0 {
-		s.fault(a.sub("rules"), "is required where action is DENY: without rules, nothing is denied")
+	if action := a.Action.V; action != "ALLOW" && len(a.Rules) == 0 {
+		s.fault(a.sub("rules"), "is required where action is %s: without rules, nothing is %s", action,
+			map[string]string{"DENY": "denied", "AUDIT": "audited", "CUSTOM": "asked"}[action])
+	}
+	switch named := a.Provider.Name.V != ""; {
+	case a.Action.V == "CUSTOM" && !named:
+		s.fault(a.sub("provider"), "is required where action is CUSTOM")
+	case a.Action.V != "CUSTOM" && named:
+		s.fault(a.Provider.mark, "is for action CUSTOM alone, not %s", a.Action.V)
 	}
 }
 
 func (a *authSource) check(s scope) {
 	var one policy.Source
 	s.checkValues(a.mark, a.lists(&one), func() policy.Rule { return policy.Rule{From: []policy.Source{one}} })
+	if len(a.ServiceAccounts)+len(a.NotServiceAccounts) > 0 && len(a.Principals)+len(a.NotPrincipals)+len(a.Namespaces)+len(a.NotNamespaces) > 0 {
+		s.fault(a.mark, "serviceAccounts cannot stand beside principals or namespaces")
+	}
+}
+
+func (a *authWhen) check(s scope) {
+	one := policy.Condition{Key: a.Key.V, Values: []string{"*"}}
+	rule := func() policy.Rule { return policy.Rule{When: []policy.Condition{one}} }
+	if err := refusal(policy.Policy{Name: "a", Namespace: "a", Rules: []policy.Rule{rule()}}); errors.Is(err, policy.ErrKey) {
+		s.fault(a.Key.mark, "%s: %s", quote(a.Key.V), err)
+		return
+	}
+	if len(a.Values)+len(a.NotValues) == 0 {
+		s.fault(a.mark, "values or notValues is required")
+		return
+	}
+	one.Values = nil
+	s.checkValues(a.mark, a.lists(&one), rule)
 }
 
 func (a *authOperation) check(s scope) {
@@ -139,9 +191,15 @@ func refusal(p policy.Policy) error {
 // newEngine compiles policies for a workload that does not matter: faults are
 // found in all of them, whether they select it or not.
 func newEngine(policies ...policy.Policy) (*policy.Engine, error) {
+	hooks := make(map[string]policy.Hook) // which there are is known to the service
+	for _, p := range policies {
+		if p.Action == policy.ActionCustom {
+			hooks[p.Provider] = func(context.Context, *gatemesh.Call) error { return errors.New("none") }
+		}
+	}
 	return policy.New(policy.Config{
 		Workload:   gatemesh.Workload{Name: "a", TrustDomain: "a", Namespace: "a", ServiceAccount: "a"},
-		Unselected: policy.Deny, Policies: policies,
+		Unselected: policy.Deny, Policies: policies, Hooks: hooks,
 	})
 }
 
@@ -153,10 +211,7 @@ func (set *Set) Policies() []policy.Policy {
 		to := policy.Policy{
 			Name: p.Metadata.Name.V, Namespace: p.Metadata.Namespace.V,
 			Position: p.scope.position(p.mark), Selector: maps.Clone(p.Spec.Selector.MatchLabels.V),
-			Action: policy.ActionAllow,
-		}
-		if p.Spec.Action.V == "DENY" {
-			to.Action = policy.ActionDeny
+			Action: actions[p.Spec.Action.V], Provider: p.Spec.Provider.Name.V,
 		}
 		for i := range p.Spec.Rules {
 			to.Rules = append(to.Rules, p.Spec.Rules[i].policy(p.scope))
@@ -179,6 +234,12 @@ func (r *authRule) policy(s scope) policy.Rule {
 		to := policy.Operation{Position: s.position(op.mark)}
 		copyValues(op.lists(&to))
 		out.To = append(out.To, to)
+	}
+	for i := range r.When {
+		w := &r.When[i]
+		to := policy.Condition{Position: s.position(w.mark), Key: w.Key.V}
+		copyValues(w.lists(&to))
+		out.When = append(out.When, to)
 	}
 	return out
 }

@@ -79,13 +79,13 @@ spec:
             ports: [8080]
             paths: []
       when:
-        - key: request.headers[x-role]
-          values: ["admin"]
+        - key: experimental.envoy.filters.network.mysql_proxy[db.table]
+          values: ["[update]"]
 `))
 	fmt.Println(err)
 	// Output:
 	// policy.yaml:10: AuthorizationPolicy production/payment-service-policy: spec.rules[0].from[0].source.principal: unknown field
 	// policy.yaml:13: AuthorizationPolicy production/payment-service-policy: spec.rules[0].to[0].operation.ports[0]: must be a string, not a number; quote it: "8080"
 	// policy.yaml:14: AuthorizationPolicy production/payment-service-policy: spec.rules[0].to[0].operation.paths: the list is empty; fill it, or leave it out
-	// policy.yaml:15: AuthorizationPolicy production/payment-service-policy: spec.rules[0].when: not supported by gatemesh
+	// policy.yaml:16: AuthorizationPolicy production/payment-service-policy: spec.rules[0].when[0].key: "experimental.envoy.filters.network.mysql_proxy[db.table]": is not an attribute that gatemesh knows
 }

@@ -57,6 +57,16 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(whole(f), uint16(50))
 	f.Add("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {rules: [{to: [{operation: {hosts: [\"*\"]}}]}]}", uint16(4))
+	const authz = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n"
+	for _, spec := range []string{
+		`{action: CUSTOM, provider: {name: opa}, rules: [{}]}`,
+		`{action: AUDIT, rules: [{from: [{source: {serviceAccounts: [a, b/c]}}], to: [{operation: {paths: ["/a/{*}/b/{**}"]}}]}]}`,
+		`{action: DENY, rules: [{when: [{key: "request.headers[x-a]", values: ["b*"], notValues: [c]}]}]}`,
+		`{rules: [{when: [{key: "request.auth.claims[a][b]", notValues: ["*"]}, {key: destination.port, values: ["443"]}]}]}`,
+		`{rules: [{when: [{key: source.serviceAccount, values: [a/b]}, {key: connection.sni, values: ["*.example.com"]}]}]}`,
+	} {
+		f.Add(authz+"spec: "+spec, uint16(5))
+	}
 	f.Fuzz(func(t *testing.T, data string, place uint16) {
 		set, err := manifest.Parse("a.yaml", []byte(data))
 		if err != nil {
@@ -165,6 +175,9 @@ func contentOf(set *manifest.Set) content {
 			}
 			for k := range p.Rules[j].To {
 				p.Rules[j].To[k].Position = gatemesh.Position{}
+			}
+			for k := range p.Rules[j].When {
+				p.Rules[j].When[k].Position = gatemesh.Position{}
 			}
 		}
 	}

@@ -175,6 +175,27 @@ spec:
             notPaths: [/m]
             ports: ["1"]
             notPorts: ["2"]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: istio-system}
+spec:
+  action: CUSTOM
+  provider: {name: opa}
+  rules:
+    - from: [{source: {serviceAccounts: [a, b/c], notServiceAccounts: [d]}}]
+      to: [{operation: {paths: ["/a/{*}/b/{**}"]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: note}
+spec:
+  action: AUDIT
+  rules:
+    - when:
+        - {key: "request.headers[x-a]", values: [b, c*], notValues: [d]}
+        - key: request.auth.claims[a][b]
+          notValues: [e]
 ...
 `))
 	require.NoError(t, err)
@@ -232,6 +253,24 @@ spec:
 					Position: line(74), Hosts: []string{"h"}, NotHosts: []string{"i"}, Methods: []string{"J"}, NotMethods: []string{"K"},
 					Paths: []string{"/l"}, NotPaths: []string{"/m"}, Ports: []string{"1"}, NotPorts: []string{"2"},
 				}},
+			}},
+		},
+		{
+			Name: "ask", Namespace: "istio-system", Position: line(83), Action: policy.ActionCustom, Provider: "opa",
+			Rules: []policy.Rule{{
+				Position: line(90),
+				From:     []policy.Source{{Position: line(90), ServiceAccounts: []string{"a", "b/c"}, NotServiceAccounts: []string{"d"}}},
+				To:       []policy.Operation{{Position: line(91), Paths: []string{"/a/{*}/b/{**}"}}},
+			}},
+		},
+		{
+			Name: "note", Namespace: "default", Position: line(93), Action: policy.ActionAudit,
+			Rules: []policy.Rule{{
+				Position: line(99),
+				When: []policy.Condition{
+					{Position: line(100), Key: "request.headers[x-a]", Values: []string{"b", "c*"}, NotValues: []string{"d"}},
+					{Position: line(101), Key: "request.auth.claims[a][b]", NotValues: []string{"e"}},
+				},
 			}},
 		},
 	}, set.Policies())

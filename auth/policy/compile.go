@@ -20,11 +20,23 @@ type state struct {
 	selected     bool // a policy selects the workload
 	allowPresent bool // an ALLOW policy does
 	exempt       condition
+	custom       []custom // one for each provider, as they first occur
 	deny, allow  index
-	allowRules   []*rule // as written, to find the nearest miss
-	denyRules    []*rule // as written
+	audit        index
+	allowRules   []*rule     // as written, to find the nearest miss
+	missHeaders  []string    // the fields that finding it may read for a log line
+	written      []ruleGroup // by policies that select the workload
 	notices      []string
 	dryRun       *dryRun // nil if there is no candidate
+}
+
+// custom is a hook and the rules that ask it.
+type custom struct {
+	provider string
+	hook     Hook
+	rules    index
+
+	written []*rule // while building
 }
 
 // rule is a compiled rule with what an explanation says of it.
@@ -33,6 +45,7 @@ type rule struct {
 	number            int // from 1
 	position          gatemesh.Position
 	from, to          []clause
+	when              clause
 }
 
 // compiler collects every fault of a configuration.
@@ -42,6 +55,8 @@ type compiler struct {
 	position gatemesh.Position
 	policy   string
 	action   Action
+	// The namespace of names without one.
+	namespace string
 }
 
 func (k *compiler) fault(at string, err error) {
@@ -76,10 +91,16 @@ func compile(cfg Config) (*state, error) {
 	s.exempt = k.exempt(cfg.Exempt)
 	root := cmp.Or(cfg.RootNamespace, "istio-system")
 	seen := make(map[[2]string]gatemesh.Position)
-	var deny, allow []*rule
+	var deny, allow, audit []*rule
+	for _, name := range slices.Sorted(maps.Keys(cfg.Hooks)) {
+		if name == "" || cfg.Hooks[name] == nil {
+			k.fault("Config.Hooks["+quote(name)+"]", errors.New("needs a name and a function"))
+		}
+	}
 	for i := range cfg.Policies {
 		p := &cfg.Policies[i]
 		k.position, k.policy, k.action = p.Position, fmt.Sprintf("policy %q (%s)", p.Name, p.Namespace), p.Action
+		k.namespace = p.Namespace
 		if p.Name == "" || p.Namespace == "" {
 			k.fault(fmt.Sprintf("Config.Policies[%d]", i), errors.New("Name and Namespace are required"))
 		} else if first, twice := seen[[2]string{p.Namespace, p.Name}]; twice {
@@ -91,14 +112,30 @@ func compile(cfg Config) (*state, error) {
 			continue
 		}
 		s.selected = true
+		s.written = append(s.written, ruleGroup{p.Action, rules})
 		switch p.Action {
 		case ActionDeny:
 			deny = append(deny, rules...)
 		case ActionAllow:
 			s.allowPresent = true
 			allow = append(allow, rules...)
+		case ActionAudit:
+			audit = append(audit, rules...)
+		case ActionCustom:
+			k.position = p.Position
+			if cfg.Hooks[p.Provider] == nil {
+				k.fault("Provider "+quote(p.Provider), errors.New("there is no hook of this name in Config.Hooks"))
+			}
+			i := slices.IndexFunc(s.custom, func(c custom) bool { return c.provider == p.Provider })
+			if i < 0 {
+				i = len(s.custom)
+				s.custom = append(s.custom, custom{provider: p.Provider, hook: cfg.Hooks[p.Provider]})
+			}
+			s.custom[i].written = append(s.custom[i].written, rules...)
 		}
-		s.noticeRules(p, rules)
+		if p.Action <= ActionCustom {
+			s.noticeRules(p, rules)
+		}
 	}
 	s.dryRun = k.dryRun(cfg)
 	if len(k.errs) > 0 {
@@ -110,8 +147,11 @@ func compile(cfg Config) (*state, error) {
 	if len(cfg.Exempt) > 0 {
 		s.notices = append(s.notices, "allowed without asking any policy: "+strings.Join(cfg.Exempt, ", "))
 	}
-	s.deny, s.allow, s.allowRules = newIndex(deny), newIndex(allow), allow
-	s.denyRules = deny
+	s.deny, s.allow, s.audit, s.allowRules = newIndex(deny), newIndex(allow), newIndex(audit), allow
+	for i := range s.custom {
+		s.custom[i].rules, s.custom[i].written = newIndex(s.custom[i].written), nil
+	}
+	s.missHeaders = headersOf(allow[:min(maxLogged, len(allow))])
 	return s, nil
 }
 
@@ -137,13 +177,10 @@ func selects(p *Policy, w *gatemesh.Workload, root string) bool {
 // noticeRules remembers what an operator should know about rules without conditions.
 func (s *state) noticeRules(p *Policy, rules []*rule) {
 	for _, r := range rules {
-		if len(r.from) == 0 && len(r.to) == 0 {
-			verb := "allows"
-			if p.Action == ActionDeny {
-				verb = "denies"
-			}
+		if len(r.from) == 0 && len(r.to) == 0 && len(r.when) == 0 {
+			verb := [...]string{ActionAllow: "allows", ActionDeny: "denies", ActionAudit: "audits", ActionCustom: "asks its hook about"}
 			s.notices = append(s.notices, fmt.Sprintf("rule %d of policy %q (%s)%s has no conditions: it %s every call to %s",
-				r.number, p.Name, p.Namespace, at(r.position), verb, s.workload))
+				r.number, p.Name, p.Namespace, at(r.position), verb[p.Action], s.workload))
 		}
 	}
 }
@@ -169,8 +206,13 @@ func (k *compiler) exempt(paths []string) condition {
 }
 
 func (k *compiler) rules(p *Policy) []*rule {
-	if p.Action != ActionAllow && p.Action != ActionDeny {
+	switch {
+	case p.Action > ActionCustom:
 		k.fault("Action", fmt.Errorf("unknown action %d", p.Action))
+	case p.Action == ActionCustom && p.Provider == "":
+		k.fault("Provider", errors.New("is required for CUSTOM, the name of a hook in Config.Hooks"))
+	case p.Action != ActionCustom && p.Provider != "":
+		k.fault("Provider "+quote(p.Provider), fmt.Errorf("is for CUSTOM alone, and the action is %s", p.Action))
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Selector)) {
 		if name == "" || strings.Contains(name+p.Selector[name], "*") {
@@ -190,6 +232,9 @@ func (k *compiler) rules(p *Policy) []*rule {
 		if in.To != nil && len(in.To) == 0 {
 			k.fault(name+".To", errEmptyList)
 		}
+		if in.When != nil && len(in.When) == 0 {
+			k.fault(name+".When", errEmptyList)
+		}
 		for j := range in.From {
 			k.position = r.position
 			k.at(in.From[j].Position)
@@ -199,6 +244,11 @@ func (k *compiler) rules(p *Policy) []*rule {
 			k.position = r.position
 			k.at(in.To[j].Position)
 			r.to = append(r.to, k.operation(fmt.Sprintf("%s.To[%d]", name, j), &in.To[j]))
+		}
+		for j := range in.When {
+			k.position = r.position
+			k.at(in.When[j].Position)
+			r.when = append(r.when, k.when(fmt.Sprintf("%s.When[%d]", name, j), &in.When[j])...)
 		}
 		rules = append(rules, r)
 	}
@@ -216,6 +266,9 @@ type list struct {
 }
 
 func (k *compiler) source(at string, s *Source) clause {
+	if len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 && len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0 {
+		k.fault(at, errors.New("service accounts cannot stand beside principals or namespaces"))
+	}
 	return k.clause(at, []list{
 		{"Principals", fieldPrincipal, false, s.Principals},
 		{"NotPrincipals", fieldPrincipal, true, s.NotPrincipals},
@@ -223,6 +276,8 @@ func (k *compiler) source(at string, s *Source) clause {
 		{"NotRequestPrincipals", fieldUser, true, s.NotRequestPrincipals},
 		{"Namespaces", fieldNamespace, false, s.Namespaces},
 		{"NotNamespaces", fieldNamespace, true, s.NotNamespaces},
+		{"ServiceAccounts", fieldServiceAccount, false, s.ServiceAccounts},
+		{"NotServiceAccounts", fieldServiceAccount, true, s.NotServiceAccounts},
 		{"IPBlocks", fieldAddr, false, s.IPBlocks},
 		{"NotIPBlocks", fieldAddr, true, s.NotIPBlocks},
 		{"RemoteIPBlocks", fieldClient, false, s.RemoteIPBlocks},
@@ -255,7 +310,7 @@ func (k *compiler) clause(at string, lists []list) clause {
 			k.fault(at+"."+l.name, errEmptyList)
 			continue
 		}
-		out = append(out, k.condition(at+"."+l.name, l))
+		out = append(out, k.condition(at+"."+l.name, condition{field: l.field, not: l.not}, l.values))
 	}
 	if empty {
 		k.fault(at, errors.New("at least one field is required"))
@@ -263,14 +318,42 @@ func (k *compiler) clause(at string, lists []list) clause {
 	return out
 }
 
-func (k *compiler) condition(at string, l list) condition {
-	c := condition{field: l.field, not: l.not, unknown: k.action == ActionDeny, values: slices.Clone(l.values)}
+// when reads a condition of a rule.
+func (k *compiler) when(at string, w *Condition) clause {
+	c, err := parseKey(w.Key)
+	if err != nil {
+		k.fault(at+".Key "+quote(w.Key), keyError{err})
+		return nil
+	}
+	var out clause
+	for _, l := range []list{{"Values", c.field, false, w.Values}, {"NotValues", c.field, true, w.NotValues}} {
+		switch {
+		case l.values == nil:
+		case len(l.values) == 0:
+			k.fault(at+"."+l.name, errEmptyList)
+		default:
+			c.not = l.not
+			out = append(out, k.condition(at+"."+l.name, c, l.values))
+		}
+	}
+	if w.Values == nil && w.NotValues == nil {
+		k.fault(at, errors.New("Values or NotValues is required"))
+	}
+	return out
+}
+
+// condition completes c with its values.
+func (k *compiler) condition(at string, c condition, values []string) condition {
+	c.unknown, c.values = k.action != ActionAllow, slices.Clone(values)
+	if c.field == fieldServiceAccount && len(values) > maxServiceAccounts {
+		k.fault(at, fmt.Errorf("there are more than %d", maxServiceAccounts))
+	}
 	var patterns []pattern
 	var blocks []netip.Prefix
-	for i, value := range l.values {
+	for i, value := range values {
 		var err error
-		switch l.field {
-		case fieldAddr, fieldClient:
+		switch c.field {
+		case fieldAddr, fieldClient, fieldLocal:
 			var b netip.Prefix
 			if b, err = parseBlock(value); err == nil {
 				blocks = append(blocks, b)
@@ -281,7 +364,11 @@ func (k *compiler) condition(at string, l list) condition {
 			c.ports = append(c.ports, port)
 		default:
 			var p pattern
-			p, err = parsePattern(l.field, value)
+			if c.field == fieldServiceAccount {
+				value = qualified(value, k.namespace)
+				c.values[i] = value
+			}
+			p, err = parsePattern(c.field, value)
 			patterns = append(patterns, p)
 		}
 		if err != nil {

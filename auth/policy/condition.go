@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -13,43 +14,82 @@ type field uint8
 const (
 	fieldPrincipal field = iota
 	fieldUser            // request principal
+	fieldServiceAccount
 	fieldNamespace
-	fieldHost
+	lastIdentity = fieldNamespace // those above say who calls
+)
+
+const (
+	fieldHost field = lastIdentity + 1 + iota
 	fieldMethod
 	fieldPath
+	fieldSNI
 	textFields // those above are texts
 
 	fieldAddr   // the other end of the connection
 	fieldClient // the client behind proxies
+	fieldLocal  // our end of the connection
 	fieldPort
+	fieldClaim  // what a condition reads of the principal
+	fieldHeader // a header field that a condition names
 )
 
 // request is what rules see of a call: a copy, so that an explanation can be
 // written after the call has ended.
 type request struct {
-	texts        [textFields]text // empty if there is no peer, no user, no host
-	addr, client netip.Addr       // never IPv4-mapped, without zone; invalid if unknown
-	port         uint16           // 0 if unknown
+	texts               [textFields]text // empty if there is no peer, no user, no host
+	addr, client, local netip.Addr       // never IPv4-mapped, without zone; invalid if unknown
+	port                uint16           // 0 if unknown
+	principal           *gatemesh.Principal
+	header              gatemesh.Header
+	kept                map[string][]string // instead of header, if it is not nil
 }
 
 // read fills the zero request from c.
 func (r *request) read(c *gatemesh.Call) {
 	if p := c.Peer(); p != nil {
 		r.texts[fieldPrincipal][0], r.texts[fieldPrincipal][1] = p.TrustDomain(), p.Path()
-		r.texts[fieldNamespace][0] = p.Namespace()
+		if ns := p.Namespace(); ns != "" {
+			r.texts[fieldNamespace][0] = ns
+			r.texts[fieldServiceAccount] = text{ns, "/", p.ServiceAccount()}
+		}
 	}
-	if p := c.Principal(); p != nil && p.Issuer() != "" && p.Subject() != "" {
-		r.texts[fieldUser] = text{p.Issuer(), "/", p.Subject()}
+	if p := c.Principal(); p != nil {
+		r.principal = p
+		if p.Issuer() != "" && p.Subject() != "" {
+			r.texts[fieldUser] = text{p.Issuer(), "/", p.Subject()}
+		}
 	}
 	r.texts[fieldHost][0] = c.Host()
 	r.texts[fieldMethod][0] = c.Method()
 	r.texts[fieldPath][0] = c.MatchPath()
+	r.texts[fieldSNI][0] = strings.ToLower(c.SNI())
 	r.addr = c.RemoteAddr().Addr().Unmap().WithZone("")
 	r.client = c.Client().Unmap().WithZone("")
+	r.local = c.LocalAddr().Addr().Unmap().WithZone("")
 	r.port = c.LocalPort()
+	r.header = c.Header()
 }
 
-// clause is a source or an operation: conditions that must all hold.
+// keep returns a copy of r that stays as it is after the call has ended: of
+// the header, it has the fields named.
+func (r *request) keep(names []string) request {
+	out := *r
+	out.header, out.kept = gatemesh.Header{}, noFields
+	if len(names) > 0 {
+		out.kept = make(map[string][]string, len(names))
+	}
+	for _, name := range names {
+		if r.header.Count(name) > 0 {
+			out.kept[name] = r.header.Values(name)
+		}
+	}
+	return out
+}
+
+var noFields = map[string][]string{} // never written
+
+// clause is a source, an operation or all of When: conditions that must all hold.
 type clause []condition
 
 func (cl clause) holds(r *request) bool {
@@ -72,11 +112,11 @@ func anyHolds(clauses []clause, r *request) bool {
 	return len(clauses) == 0
 }
 
-// condition is one list of a source or an operation.
+// condition is one list of a source, an operation or a condition.
 type condition struct {
 	field   field
 	not     bool
-	unknown bool // the result if the call has no such address or port
+	unknown bool // the result if it cannot be told; true where a match is against the call
 	any     bool // one of the patterns is "*"
 	// Patterns are tried one by one when they are few. When they are many,
 	// index has the exact ones and the prefixes, and tried the rest.
@@ -86,6 +126,11 @@ type condition struct {
 	blocks   ipset
 	ports    []uint16
 	values   []string // as written, to be explained
+
+	name   string   // of the header field, or what an explanation calls the claim
+	claim  claim    // what of the principal
+	path   []string // of the claim
+	single bool     // a comma in the header field separates nothing
 }
 
 func (c *condition) holds(r *request) bool {
@@ -94,6 +139,12 @@ func (c *condition) holds(r *request) bool {
 		return c.holdsAddr(r.addr)
 	case fieldClient:
 		return c.holdsAddr(r.client)
+	case fieldLocal:
+		return c.holdsAddr(r.local)
+	case fieldClaim:
+		return c.holdsClaim(r.principal)
+	case fieldHeader:
+		return c.matchesHeader(r) != c.not
 	case fieldPort:
 		if r.port == 0 {
 			return c.unknown

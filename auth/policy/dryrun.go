@@ -18,6 +18,9 @@ import (
 
 // Candidate is a set of policies on trial beside the live ones. It is judged
 // for the same workload, with the same root namespace and exempt paths.
+//
+// Hooks are not asked for it. One that has refused the call in earnest is taken
+// to refuse it again, and all others to consent. Its AUDIT policies tell nobody.
 type Candidate struct {
 	// Policies take the place of [Config.Policies]. Default: none.
 	Policies []Policy
@@ -37,7 +40,7 @@ type DryRun struct {
 	// Unlisted counts those of Differing that are in no Difference, as the list
 	// was full.
 	Unlisted uint64 `json:"unlisted"`
-	// Failed counts the calls on which the candidate panicked.
+	// Failed counts the calls that the candidate failed to judge, with a panic.
 	Failed uint64 `json:"failed"`
 	// Differences are ordered by how often they occurred, the most frequent first.
 	Differences []Difference `json:"differences"`
@@ -163,33 +166,54 @@ func (k *compiler) dryRun(cfg Config) *dryRun {
 	}
 }
 
+// ruling is what became of a call.
+type ruling struct {
+	verdict Verdict
+	rule    *rule  // that decided, or nil
+	hook    string // that refused, or ""
+}
+
 // compare judges r, which is c, by the candidate. Nothing that happens here
-// reaches the call, which live has judged as v by rule.
-func (d *dryRun) compare(c *gatemesh.Call, live *state, r *request, v Verdict, by *rule) {
+// reaches the call, about which live has decided got.
+func (d *dryRun) compare(c *gatemesh.Call, live *state, r *request, got ruling) {
 	defer func() {
 		if recover() != nil {
 			d.failed.Add(1)
 		}
 	}()
-	cv, cby := d.candidate.judge(r)
+	would := d.rule(r, got.hook)
 	id := c.RequestID()
 	d.judged[id[len(id)-1]%byte(len(d.judged))].Add(1)
-	if cv != v {
-		d.record(c, live, r, v, by, cby)
+	if would.verdict != got.verdict {
+		d.record(c, live, r, got, would)
 	}
+}
+
+// rule is the ruling of the candidate. No hook is asked: the one that refused
+// the call in earnest would refuse it again, and others are taken to consent.
+func (d *dryRun) rule(r *request, refused string) (would ruling) {
+	for i := range d.candidate.custom {
+		if cu := &d.candidate.custom[i]; refused != "" && cu.provider == refused {
+			if would.rule = cu.rules.match(r); would.rule != nil {
+				return ruling{Deny, would.rule, refused}
+			}
+		}
+	}
+	would.verdict, would.rule = d.candidate.judge(r)
+	return would
 }
 
 var errUnlisted = errors.New("the list is full")
 
-func (d *dryRun) record(c *gatemesh.Call, live *state, r *request, v Verdict, by, cby *rule) {
+func (d *dryRun) record(c *gatemesh.Call, live *state, r *request, got, would ruling) {
 	d.differing.Add(1)
-	key := d.key(c, v, by, cby)
+	key := d.key(c, got, would)
 	d.mu.RLock()
 	known := d.kept[key]
 	d.mu.RUnlock()
 	if known == nil {
 		var err error
-		if known, err = d.keep(key, c, live, r); err != nil {
+		if known, err = d.keep(key, c, live, r, got, would); err != nil {
 			d.unlisted.Add(1)
 			return
 		}
@@ -198,7 +222,7 @@ func (d *dryRun) record(c *gatemesh.Call, live *state, r *request, v Verdict, by
 	known.last.Store(c.Received().UnixNano())
 }
 
-func (d *dryRun) keep(key uint64, c *gatemesh.Call, live *state, r *request) (*difference, error) {
+func (d *dryRun) keep(key uint64, c *gatemesh.Call, live *state, r *request, got, would ruling) (*difference, error) {
 	caller := ""
 	if p := c.Peer(); p != nil {
 		caller = p.ID()
@@ -209,7 +233,7 @@ func (d *dryRun) keep(key uint64, c *gatemesh.Call, live *state, r *request) (*d
 	if full { // before anything is written that nobody keeps
 		return nil, errUnlisted
 	}
-	now := &difference{Difference: d.describe(c, live, r)}
+	now := &difference{Difference: d.describe(c, live, r, got, would)}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if known := d.kept[key]; known != nil {
@@ -229,7 +253,7 @@ func (d *dryRun) full(caller string) bool {
 
 // key is equal for the calls that one Difference stands for. Its seed is
 // random, so that nobody can make two of them meet.
-func (d *dryRun) key(c *gatemesh.Call, v Verdict, by, cby *rule) uint64 {
+func (d *dryRun) key(c *gatemesh.Call, got, would ruling) uint64 {
 	var h maphash.Hash
 	h.SetSeed(d.seed)
 	text := func(s string) {
@@ -243,9 +267,9 @@ func (d *dryRun) key(c *gatemesh.Call, v Verdict, by, cby *rule) uint64 {
 	text(c.Method())
 	text(c.Host())
 	maphash.WriteComparable(&h, c.LocalPort())
-	maphash.WriteComparable(&h, by)
-	maphash.WriteComparable(&h, cby)
-	maphash.WriteComparable(&h, [4]bool{v == Allow, c.Principal() != nil, c.Peer() != nil, c.Protocol() == gatemesh.GRPC})
+	maphash.WriteComparable(&h, got.rule)
+	maphash.WriteComparable(&h, would.rule)
+	maphash.WriteComparable(&h, [4]bool{got.verdict == Allow, c.Principal() != nil, c.Peer() != nil, c.Protocol() == gatemesh.GRPC})
 	shape(&h, c.MatchPath())
 	return h.Sum64()
 }
@@ -277,10 +301,9 @@ func keptText(s string) string { return strings.Clone(s[:min(len(s), maxKeptText
 
 // describe makes a Difference of c. It asks both again about what is kept
 // alone, to see whether that leads to the same verdicts.
-func (d *dryRun) describe(c *gatemesh.Call, live *state, r *request) Difference {
+func (d *dryRun) describe(c *gatemesh.Call, live *state, r *request, got, would ruling) Difference {
 	out := Difference{
-		First: c.Received(), Live: live.explain(r, maxLogged), Candidate: d.candidate.explain(r, maxLogged),
-		Protocol: c.Protocol(), Method: c.Method(), Host: keptText(c.Host()), Path: keptText(c.Path()), SNI: keptText(c.SNI()),
+		First: c.Received(), Protocol: c.Protocol(), Method: c.Method(), Host: keptText(c.Host()), Path: keptText(c.Path()), SNI: keptText(c.SNI()),
 		RemoteAddr: c.RemoteAddr(), LocalAddr: c.LocalAddr(), Client: c.Client(),
 	}
 	in := gatemesh.CallInfo{
@@ -289,25 +312,37 @@ func (d *dryRun) describe(c *gatemesh.Call, live *state, r *request) Difference 
 	}
 	if p := c.Peer(); p != nil {
 		out.Peer = keptText(p.ID())
-		if out.Peer == p.ID() {
-			in.Peer = p
-		}
+		in.Peer = p
 	}
 	if p := c.Principal(); p != nil {
 		out.Issuer, out.Subject = keptText(p.Issuer()), keptText(p.Subject())
-		in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: out.Issuer, Subject: out.Subject})
-	}
-	kept, err := gatemesh.NewCall(in)
-	if err != nil {
-		out.Partial = true
-		return out
+		if out.Issuer != "" || out.Subject != "" {
+			in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: out.Issuer, Subject: out.Subject})
+		}
 	}
 	var again request
-	again.read(kept)
+	if kept, err := gatemesh.NewCall(in); err == nil {
+		again.read(kept)
+	}
+	out.Live = explainKept(live, &again, got)
+	out.Candidate = explainKept(d.candidate, &again, would)
 	lv, _ := live.judge(&again)
 	cv, _ := d.candidate.judge(&again)
-	out.Partial = lv != out.Live.Verdict || cv != out.Candidate.Verdict
+	out.Partial = lv != got.verdict || cv != would.verdict || in.Peer != nil && out.Peer != in.Peer.ID()
 	return out
+}
+
+// explainKept explains a ruling without a word about what is not kept.
+func explainKept(s *state, kept *request, got ruling) Explanation {
+	switch v, _ := s.judge(kept); {
+	case got.hook != "":
+		e := Explanation{Verdict: Deny}
+		e.name(got.rule, "the hook "+quote(got.hook)+" refused")
+		return e
+	case got.rule != nil || v == got.verdict:
+		return s.explain(kept, got.verdict, got.rule, maxLogged)
+	}
+	return Explanation{Verdict: got.verdict, Reason: "no ALLOW rule matches"}
 }
 
 func (d *dryRun) snapshot() DryRun {

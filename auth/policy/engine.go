@@ -53,33 +53,61 @@ var (
 
 // Admit refuses c with PermissionDenied unless the policies allow it. The cause
 // of the denial is the explanation, written when somebody reads it, of this
-// call and the configuration that judged it.
-func (e *Engine) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+// call and the configuration that judged it. Of hooks see [Hook].
+func (e *Engine) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
+	_, err := e.admit(ctx, c, true)
+	return gatemesh.Admission{}, err
+}
+
+// AdmitCached decides like [Engine.Admit] about every call but those that a
+// hook is asked about.
+func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
+	ok, err = e.admit(ctx, c, false)
+	return gatemesh.Admission{}, ok, err
+}
+
+// admit decides, unless a hook has to be asked and mayWait is false.
+func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (decided bool, err error) {
 	s := e.state.For(c)
 	if s == nil || c == nil {
-		return gatemesh.Admission{}, deniedEmpty
+		return true, deniedEmpty
 	}
 	var r request
 	r.read(c)
-	v, rule := s.judge(&r)
+	if s.exempt.matches(&r.texts[fieldPath]) {
+		return true, nil
+	}
+	got := ruling{verdict: Deny}
+	for i := range s.custom {
+		if rule := s.custom[i].rules.match(&r); rule != nil {
+			if !mayWait {
+				return false, nil
+			}
+			if err = s.custom[i].ask(ctx, c, rule); err != nil {
+				got.rule, got.hook = rule, s.custom[i].provider
+				break
+			}
+		}
+	}
+	if err == nil {
+		if got.verdict, got.rule = s.judge(&r); got.verdict != Allow {
+			// A copy, so that r itself stays on the stack of those who are admitted.
+			err = denied.WithCause(&refusal{s, got.rule, r.keep(s.missHeaders)})
+		}
+	}
 	if s.dryRun != nil {
-		s.dryRun.compare(c, s, &r, v, rule)
+		s.dryRun.compare(c, s, &r, got)
 	}
-	if v == Allow {
-		return gatemesh.Admission{}, nil
+	if s.observer != nil {
+		if rule := s.audit.match(&r); rule != nil {
+			s.observer.Observe(ctx, audited(c, rule, err))
+		}
 	}
-	// A copy, so that r itself stays on the stack of those who are admitted.
-	return gatemesh.Admission{}, denied.WithCause(&refusal{s, r})
-}
-
-// AdmitCached decides like [Engine.Admit]: policies are judged from memory alone.
-func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
-	adm, err = e.Admit(ctx, c)
-	return adm, true, err
+	return true, err
 }
 
 // Explain says what Admit would answer to c and why; see [gatemesh.NewCall]
-// for calls to ask about.
+// for calls to ask about. It asks no hook, and names those that Admit asks.
 func (e *Engine) Explain(c *gatemesh.Call) Explanation {
 	s := e.state.Latest()
 	if s == nil || c == nil {
@@ -87,7 +115,14 @@ func (e *Engine) Explain(c *gatemesh.Call) Explanation {
 	}
 	var r request
 	r.read(c)
-	return s.explain(&r, math.MaxInt)
+	v, rule := s.judge(&r)
+	why := s.explain(&r, v, rule, math.MaxInt)
+	for i := range s.custom {
+		if !s.exempt.matches(&r.texts[fieldPath]) && s.custom[i].rules.match(&r) != nil {
+			why.Hooks = append(why.Hooks, s.custom[i].provider)
+		}
+	}
+	return why
 }
 
 // Layer returns the engine as a layer of a [gatemesh.Chain].
@@ -114,6 +149,7 @@ func (e *Engine) Handler(next http.Handler) http.Handler {
 // judged by.
 type refusal struct {
 	state   *state
+	rule    *rule // that refused it, or nil
 	request request
 }
 
@@ -122,4 +158,6 @@ type refusal struct {
 // work for a log line has a bound. [Engine.Explain] looks at all.
 const maxLogged = 256
 
-func (r *refusal) Error() string { return r.state.explain(&r.request, maxLogged).String() }
+func (r *refusal) Error() string {
+	return r.state.explain(&r.request, Deny, r.rule, maxLogged).String()
+}

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,10 @@ type Explanation struct {
 	// Reason is a sentence, such as "rule 1 of payment-service-policy: method
 	// GET is not POST". What callers control is quoted and cut to 128 bytes.
 	Reason string
+	// Hooks are the providers that CUSTOM policies ask about this call. Admit
+	// asks them first; Verdict is that of DENY and ALLOW, and holds if all of
+	// them consent.
+	Hooks []string
 }
 
 // String returns the explanation as it appears in logs.
@@ -37,7 +42,7 @@ func (e Explanation) String() string {
 	return where + ": " + strings.TrimPrefix(e.Reason, fmt.Sprintf("rule %d of %s: ", e.Rule, e.Policy))
 }
 
-// judge is the decision. rule is the one that decided, or nil.
+// judge is the decision of DENY and ALLOW. rule is the one that decided, or nil.
 func (s *state) judge(r *request) (v Verdict, rule *rule) {
 	if s.exempt.matches(&r.texts[fieldPath]) {
 		return Allow, nil
@@ -54,10 +59,9 @@ func (s *state) judge(r *request) (v Verdict, rule *rule) {
 	return Deny, nil
 }
 
-// explain judges r and says why. For the nearest miss it looks at no more than
-// limit ALLOW rules.
-func (s *state) explain(r *request, limit int) Explanation {
-	v, rule := s.judge(r)
+// explain says why r got v of rule. For the nearest miss it looks at no more
+// than limit ALLOW rules.
+func (s *state) explain(r *request, v Verdict, rule *rule, limit int) Explanation {
 	e := Explanation{Verdict: v}
 	switch {
 	case rule != nil && v == Deny:
@@ -90,10 +94,11 @@ func (e *Explanation) name(r *rule, why string) {
 // a call and a rule: the less likely it is a slip, the more. Who calls weighs
 // more than everything else together.
 var distance = [...]int{
-	fieldPrincipal: 64, fieldUser: 64, fieldNamespace: 64,
-	fieldAddr: 8, fieldClient: 8,
-	fieldHost: 4, fieldPath: 4,
-	fieldMethod: 2, fieldPort: 2,
+	fieldPrincipal: 64, fieldUser: 64, fieldServiceAccount: 64, fieldNamespace: 64,
+	fieldClaim: 16,
+	fieldAddr:  8, fieldClient: 8, fieldLocal: 8,
+	fieldHost: 4, fieldPath: 4, fieldSNI: 4,
+	fieldMethod: 2, fieldPort: 2, fieldHeader: 2,
 }
 
 // named is how much nearer a rule is that names the caller, compared with one
@@ -108,7 +113,7 @@ func nearest(rules []*rule, r *request) (*rule, string) {
 	for _, rule := range rules {
 		_, from := closest(rule.from, r)
 		_, to := closest(rule.to, r)
-		if d := from + to; d < least {
+		if d := from + to + rule.when.lacking(r); d < least {
 			best, least = rule, d
 		}
 		if least == distance[fieldMethod]-named {
@@ -117,7 +122,7 @@ func nearest(rules []*rule, r *request) (*rule, string) {
 	}
 	from, _ := closest(best.from, r)
 	to, _ := closest(best.to, r)
-	return best, strings.Join(append(from.faults(r), to.faults(r)...), " and ")
+	return best, strings.Join(slices.Concat(from.faults(r), to.faults(r), best.when.faults(r)), " and ")
 }
 
 // closest returns the alternative that r misses by the least, and by how much.
@@ -141,11 +146,21 @@ func (cl clause) distance(r *request) int {
 		switch {
 		case !c.holds(r):
 			sum += distance[c.field]
-		case !c.not && c.field <= fieldNamespace:
+		case !c.not && c.field <= lastIdentity:
 			bonus = named
 		}
 	}
 	return sum - bonus
+}
+
+// lacking is the distance without regard to who is named.
+func (cl clause) lacking(r *request) (sum int) {
+	for i := range cl {
+		if !cl[i].holds(r) {
+			sum += distance[cl[i].field]
+		}
+	}
+	return sum
 }
 
 // faults says which conditions do not hold.
@@ -160,6 +175,9 @@ func (cl clause) faults(r *request) []string {
 }
 
 func (c *condition) fault(r *request) string {
+	if c.field == fieldClaim || c.field == fieldHeader {
+		return c.faultOfSecret(r)
+	}
 	name, value := c.field.describe(r)
 	switch {
 	case value == "" && !c.not:
@@ -174,16 +192,41 @@ func (c *condition) fault(r *request) string {
 	return fmt.Sprintf("%s %s is none of %s", name, value, c.wanted())
 }
 
+// faultOfSecret is fault for values that may be secret: it quotes none.
+func (c *condition) faultOfSecret(r *request) string {
+	name, present := c.name, false
+	if c.field == fieldHeader {
+		name, present = "header "+bare(c.name), r.count(c.name) > 0
+	} else {
+		every := condition{field: fieldClaim, claim: c.claim, path: c.path, any: true, unknown: true}
+		present = every.holdsClaim(r.principal)
+	}
+	switch {
+	case !present:
+		return fmt.Sprintf("there is no %s, wanted %s", name, c.wanted())
+	case c.not:
+		return fmt.Sprintf("%s is excluded by %s", name, c.wanted())
+	case c.field == fieldHeader && r.count(c.name) > 1:
+		return fmt.Sprintf("%s is there %d times, wanted once: %s", name, r.count(c.name), c.wanted())
+	case len(c.values) == 1:
+		return fmt.Sprintf("%s has another value than %s", name, c.wanted())
+	}
+	return fmt.Sprintf("%s has another value than any of %s", name, c.wanted())
+}
+
 var absent = [...]string{
-	fieldPrincipal: "there is no principal (no verified peer)",
-	fieldUser:      "there is no request principal (nobody is authenticated)",
-	fieldNamespace: "there is no namespace (no verified peer, or its SPIFFE id has none)",
-	fieldAddr:      "the address of the connection is unknown",
-	fieldClient:    "the address of the client is unknown",
-	fieldHost:      "there is no host",
-	fieldMethod:    "there is no method",
-	fieldPath:      "there is no path",
-	fieldPort:      "the port is unknown",
+	fieldServiceAccount: "there is no service account (no verified peer, or its SPIFFE id has none)",
+	fieldSNI:            "there is no server name (no TLS, or the client sent none)",
+	fieldLocal:          "the address of the destination is unknown",
+	fieldPrincipal:      "there is no principal (no verified peer)",
+	fieldUser:           "there is no request principal (nobody is authenticated)",
+	fieldNamespace:      "there is no namespace (no verified peer, or its SPIFFE id has none)",
+	fieldAddr:           "the address of the connection is unknown",
+	fieldClient:         "the address of the client is unknown",
+	fieldHost:           "there is no host",
+	fieldMethod:         "there is no method",
+	fieldPath:           "there is no path",
+	fieldPort:           "the port is unknown",
 }
 
 // describe returns the field's name and its value in r, fit for a log line; ""
@@ -191,10 +234,13 @@ var absent = [...]string{
 // are, what a caller can choose freely is quoted.
 func (f field) describe(r *request) (name, value string) {
 	switch f {
-	case fieldAddr, fieldClient:
+	case fieldAddr, fieldClient, fieldLocal:
 		a, name := r.addr, "address"
-		if f == fieldClient {
+		switch f {
+		case fieldClient:
 			a, name = r.client, "client address"
+		case fieldLocal:
+			a, name = r.local, "destination address"
 		}
 		if !a.IsValid() {
 			return name, ""
@@ -211,7 +257,7 @@ func (f field) describe(r *request) (name, value string) {
 	switch {
 	case value == "":
 		return name, ""
-	case f == fieldPrincipal, f == fieldNamespace, f == fieldMethod:
+	case f == fieldPrincipal, f == fieldServiceAccount, f == fieldNamespace, f == fieldMethod:
 		return name, bare(value)
 	}
 	return name, quote(value)
@@ -219,7 +265,7 @@ func (f field) describe(r *request) (name, value string) {
 
 var fieldNames = [textFields]string{
 	fieldPrincipal: "principal", fieldUser: "request principal", fieldNamespace: "namespace",
-	fieldHost: "host", fieldMethod: "method", fieldPath: "path",
+	fieldServiceAccount: "service account", fieldHost: "host", fieldMethod: "method", fieldPath: "path", fieldSNI: "server name",
 }
 
 // wanted lists the values of c, the first few of many.

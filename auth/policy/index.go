@@ -30,7 +30,9 @@ type entry struct {
 	from, to []clause
 }
 
-func (e *entry) matches(r *request) bool { return anyHolds(e.to, r) && anyHolds(e.from, r) }
+func (e *entry) matches(r *request) bool {
+	return anyHolds(e.to, r) && anyHolds(e.from, r) && e.rule.when.holds(r)
+}
 
 // maxParts bounds into how many entries a rule is split, and how many places
 // an entry is put in. Beyond it, rules are found by fewer of their properties.
@@ -69,10 +71,7 @@ func split(clauses []clause) [][]clause {
 }
 
 func (x *index) add(e entry) {
-	principals := required(e.from, fieldPrincipal)
-	if slices.ContainsFunc(principals, func(p pattern) bool { return p.kind != exact }) {
-		principals = nil
-	}
+	principals := principalPaths(e.from)
 	paths := required(e.to, fieldPath)
 	if slices.ContainsFunc(paths, func(p pattern) bool { return p.kind == suffix }) {
 		paths = nil
@@ -88,13 +87,31 @@ func (x *index) add(e entry) {
 		x.anyone.add(e, paths)
 		return
 	}
-	for _, p := range principals {
-		key := p.fixed[strings.IndexByte(p.fixed, '/'):] // checkPrincipal: there is one
+	for _, key := range principals {
 		if x.byPrincipal[key] == nil {
 			x.byPrincipal[key] = &pathIndex{}
 		}
 		x.byPrincipal[key].add(e, paths)
 	}
+}
+
+// principalPaths returns paths of principals, one of which every call has that
+// one of clauses holds for, or nil if not every clause has such.
+func principalPaths(clauses []clause) (paths []string) {
+	for i := range clauses {
+		principals, accounts := required(clauses[i:i+1], fieldPrincipal), required(clauses[i:i+1], fieldServiceAccount)
+		if len(principals)+len(accounts) == 0 || slices.ContainsFunc(principals, func(p pattern) bool { return p.kind != exact }) {
+			return nil
+		}
+		for _, p := range principals {
+			paths = append(paths, p.fixed[strings.IndexByte(p.fixed, '/'):]) // checkPrincipal: there is one
+		}
+		for _, p := range accounts { // NewPeer: no other path has such an account
+			ns, name, _ := strings.Cut(p.fixed, "/")
+			paths = append(paths, "/ns/"+ns+"/sa/"+name)
+		}
+	}
+	return paths
 }
 
 // required returns patterns of field f, one of which every call that one of

@@ -13,16 +13,18 @@ import (
 type patternKind uint8
 
 const (
-	exact   patternKind = iota
-	prefix              // "abc*"
-	suffix              // "*abc"
-	present             // "*"
+	exact    patternKind = iota
+	prefix               // "abc*"
+	suffix               // "*abc"
+	present              // "*"
+	template             // a path with {*} or {**}
 )
 
 // pattern is a value of a rule.
 type pattern struct {
 	kind  patternKind
-	fixed string // the value without its `*`
+	fixed string // the value without its `*`; of a template, what stands before the first operator
+	rest  *segments
 }
 
 func (p *pattern) match(t *text) bool {
@@ -33,6 +35,8 @@ func (p *pattern) match(t *text) bool {
 		return t.hasPrefix(p.fixed)
 	case suffix:
 		return t.hasSuffix(p.fixed)
+	case template:
+		return t.hasPrefix(p.fixed) && p.rest.match(t[0][len(p.fixed):])
 	}
 	return true // an empty text is not asked
 }
@@ -41,11 +45,11 @@ var (
 	errEmpty    = errors.New("the value is empty")
 	errStar     = errors.New("`*` may stand at the beginning or at the end, once")
 	errSpace    = errors.New("there is white space around the value")
-	errTemplate = errors.New("path templates are not supported; a literal brace is written %7B or %7D")
 	errSlash    = errors.New("it can never match, paths start with a slash")
 	errScheme   = errors.New(`it can never match, principals are written without "spiffe://"`)
 	errIdentity = errors.New(`it can never match, principals have the form "cluster.local/ns/production/sa/order-service" with a lower-case trust domain`)
 	errUser     = errors.New(`it can never match, request principals have the form "ISSUER/SUBJECT"`)
+	errAccount  = errors.New("service accounts have the form \"NAMESPACE/NAME\" or \"NAME\", without `*`, of at most 320 characters")
 	errSegment  = errors.New("it can never match, namespaces contain no slash")
 	errPort     = errors.New("hosts are compared without their port; leave it out, and use the field for ports")
 	errHost     = errors.New("it can never match, it is no part of a host name")
@@ -65,13 +69,13 @@ func parsePattern(f field, value string) (pattern, error) {
 	case strings.TrimSpace(value) != value:
 		return p, errSpace
 	case f == fieldPath && strings.ContainsAny(value, "{}"):
-		return p, errTemplate
+		return parseTemplate(value)
 	case value == "*":
 		return pattern{kind: present}, nil
 	case value[0] == '*':
-		p = pattern{suffix, value[1:]}
+		p = pattern{kind: suffix, fixed: value[1:]}
 	case value[len(value)-1] == '*':
-		p = pattern{prefix, value[:len(value)-1]}
+		p = pattern{kind: prefix, fixed: value[:len(value)-1]}
 	}
 	if strings.Contains(p.fixed, "*") {
 		return p, errStar
@@ -84,16 +88,22 @@ func parsePattern(f field, value string) (pattern, error) {
 		if i := strings.IndexByte(value, '/'); p.kind == exact && (i <= 0 || i == len(value)-1) {
 			err = errUser
 		}
+	case fieldServiceAccount:
+		err = checkServiceAccount(p)
 	case fieldNamespace:
 		if strings.Contains(value, "/") {
 			err = errSegment
 		}
-	case fieldHost:
+	case fieldHost, fieldSNI:
 		p.fixed, err = canonicalHost(p)
 	case fieldMethod:
 		err = checkMethod(p)
 	case fieldPath:
 		p.fixed, err = canonicalPath(p)
+	case fieldHeader:
+		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			err = errControl
+		}
 	}
 	return p, err
 }
@@ -109,6 +119,26 @@ func checkPrincipal(p pattern) error {
 	if p.kind == exact && (!ok || path == "") || domain == "" ||
 		strings.Trim(domain, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "" {
 		return errIdentity
+	}
+	return nil
+}
+
+// maxServiceAccounts is how many Istio accepts in a list.
+const maxServiceAccounts = 16
+
+// qualified returns the service account with its namespace.
+func qualified(account, namespace string) string {
+	if account == "" || strings.Contains(account, "/") {
+		return account
+	}
+	return namespace + "/" + account
+}
+
+func checkServiceAccount(p pattern) error {
+	ns, name, ok := strings.Cut(p.fixed, "/")
+	if p.kind != exact || !ok || ns == "" || name == "" || len(p.fixed) > 320 ||
+		strings.Trim(ns+name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") != "" {
+		return errAccount
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type Access uint8
 
 // The kinds of access.
 const (
-	// Closed: no rule reaches the route, every call is refused.
+	// Closed: no rule allows anybody to call the route.
 	Closed Access = iota + 1
 	// Restricted: some rule may allow some caller, and none allows everybody.
 	Restricted
@@ -126,7 +126,7 @@ const maxDenials = 64
 
 func (c *coverer) cover() *Coverage {
 	s := c.state
-	for _, r := range s.denyRules {
+	for _, r := range s.rulesOf(ActionDeny) {
 		anonymous := r.everybody()
 		for _, to := range r.operations() {
 			if (anonymous || r.deniesAnonymous()) && len(c.denied) < maxDenials && !slices.ContainsFunc(to, func(x condition) bool { return !x.field.symbolic() }) {
@@ -147,7 +147,7 @@ func (c *coverer) cover() *Coverage {
 			c.allow(out, r, to)
 		}
 	}
-	for _, g := range s.ruleGroups() {
+	for _, g := range s.written {
 		for _, r := range g.rules {
 			if u, ok := c.unserved(r); ok {
 				u.Action = g.action

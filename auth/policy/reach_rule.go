@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -17,13 +18,20 @@ func clausesOf(ds []denial) (out []clause) {
 	return out
 }
 
+// ruleGroup are the rules of a policy, as written.
 type ruleGroup struct {
 	action Action
 	rules  []*rule
 }
 
-func (s *state) ruleGroups() []ruleGroup {
-	return []ruleGroup{{ActionDeny, s.denyRules}, {ActionAllow, s.allowRules}}
+// rulesOf returns the rules of an action, as written.
+func (s *state) rulesOf(a Action) (out []*rule) {
+	for _, g := range s.written {
+		if g.action == a {
+			out = append(out, g.rules...)
+		}
+	}
+	return out
 }
 
 func (r *rule) ref() RuleRef { return RuleRef{r.policy, r.namespace, r.number, r.position} }
@@ -40,33 +48,32 @@ func (r *rule) operations() []clause {
 func (f field) symbolic() bool { return f == fieldMethod || f == fieldHost || f == fieldPath }
 
 // identity reports whether only callers with an identity have the field.
-func (f field) identity() bool { return f == fieldPrincipal || f == fieldUser || f == fieldNamespace }
+func (f field) identity() bool { return f <= lastIdentity || f == fieldClaim }
 
-// everybody reports whether r asks nothing of the caller.
-func (r *rule) everybody() bool { return len(r.from) == 0 }
+// everybody reports whether r asks nothing but what the call does.
+func (r *rule) everybody() bool { return len(r.from) == 0 && len(r.when) == 0 }
 
 // allowsAnonymous reports whether a caller without identity may be one that r is for.
 func (r *rule) allowsAnonymous() bool {
-	return r.everybody() || some(r.from, func(c *condition) bool { return c.not || !c.field.identity() })
+	return r.asks(func(c *condition) bool { return c.not || !c.field.identity() })
 }
 
 // deniesAnonymous reports whether every caller without identity is one that r is for.
 func (r *rule) deniesAnonymous() bool {
-	return r.everybody() || some(r.from, func(c *condition) bool { return c.not && c.field.identity() })
+	return r.asks(func(c *condition) bool { return c.not && c.field.identity() })
 }
 
-// some reports whether all conditions of one of the clauses pass.
-func some(clauses []clause, pass func(*condition) bool) bool {
-	for _, cl := range clauses {
-		all := true
+// asks reports whether all conditions of one source, and all of When, pass.
+func (r *rule) asks(pass func(*condition) bool) bool {
+	all := func(cl clause) bool {
 		for i := range cl {
-			all = all && pass(&cl[i])
+			if !pass(&cl[i]) {
+				return false
+			}
 		}
-		if all {
-			return true
-		}
+		return true
 	}
-	return false
+	return (len(r.from) == 0 || slices.ContainsFunc(r.from, all)) && all(r.when)
 }
 
 // term returns what cl asks of the text f.
@@ -109,6 +116,15 @@ func (p *pattern) lang(f field) lang {
 		return append(literal(p.fixed), item{kind: itemAny})
 	case suffix:
 		return append(lang{{kind: itemAny}}, literal(p.fixed)...)
+	case template:
+		l := literal(p.fixed)
+		for _, s := range p.rest.literals {
+			l = append(append(l, item{kind: itemOne}, item{kind: itemSegment}), literal(s)...)
+		}
+		if p.rest.rest {
+			l = append(append(l, item{kind: itemAny}), literal(p.rest.last)...)
+		}
+		return l
 	}
 	return anyText(f)
 }
@@ -119,7 +135,7 @@ func (r *rule) limits(to clause) string {
 	add := func(cl clause) {
 		for i := range cl {
 			if c := &cl[i]; !c.field.symbolic() && !c.field.identity() {
-				names = append(names, c.field.name())
+				names = append(names, c.says())
 			}
 		}
 	}
@@ -127,22 +143,28 @@ func (r *rule) limits(to clause) string {
 		add(cl)
 	}
 	add(to)
+	add(r.when)
 	if len(names) == 0 {
 		return ""
 	}
 	return "if the " + strings.Join(names, " and the ") + " is right"
 }
 
-func (f field) name() string {
-	switch f {
+// says names what c is about.
+func (c *condition) says() string {
+	switch c.field {
 	case fieldAddr:
 		return "address"
 	case fieldClient:
 		return "client address"
+	case fieldLocal:
+		return "destination address"
 	case fieldPort:
 		return "port"
+	case fieldHeader:
+		return "header field " + c.name
 	}
-	return fieldNames[f]
+	return fieldNames[c.field]
 }
 
 // String names the rule and where it stands.
@@ -183,12 +205,12 @@ func (c *Coverage) String() string {
 		}
 	}
 	section(Open, "is open to everybody:", "are open to everybody:", func(r RouteCoverage) string {
-		if r.Example == "" {
+		if r.Example == "" || r.Example == r.Pattern {
 			return r.Why
 		}
 		return r.Why + ", as in " + r.Example
 	})
-	section(Closed, "is closed, no rule reaches it:", "are closed, no rule reaches them:", func(RouteCoverage) string { return "" })
+	section(Closed, "is closed to everybody:", "are closed to everybody:", func(RouteCoverage) string { return "" })
 	section(Restricted, "is open to some callers:", "are open to some callers:", func(r RouteCoverage) string {
 		names := make([]string, len(r.Rules))
 		for i, ref := range r.Rules {

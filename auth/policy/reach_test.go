@@ -126,9 +126,9 @@ func checkCoverage(t testing.TB, seed uint64) (open, restricted, closed, unserve
 		}
 		var q request
 		q.read(c)
-		for _, g := range s.ruleGroups() {
+		for _, g := range s.written {
 			for _, rule := range g.rules {
-				if !(&entry{rule, rule.from, rule.to}).matches(&q) {
+				if !anyHolds(rule.from, &q) || !anyHolds(rule.to, &q) || !rule.when.holds(&q) {
 					continue
 				}
 				for _, u := range report.Unserved {

@@ -1,6 +1,8 @@
 package policytest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -104,7 +106,8 @@ func (c Call) Header(name, value string) Call {
 }
 
 // Explain says what becomes of the call and why. It is an error if no policy
-// would be asked, because the call is refused as malformed before.
+// would be asked, because the call is refused as malformed before. Hooks are
+// asked; see [policy.Config].
 func (c Call) Explain() (policy.Explanation, error) {
 	if len(c.errs) > 0 {
 		return policy.Explanation{}, fmt.Errorf("%s", strings.Join(c.errs, "; "))
@@ -113,7 +116,14 @@ func (c Call) Explain() (policy.Explanation, error) {
 	if err != nil {
 		return policy.Explanation{}, err
 	}
-	return c.policies.engine.Explain(call), nil
+	why := c.policies.engine.Explain(call)
+	if len(why.Hooks) > 0 { // which decide first, and explain themselves
+		var d *gatemesh.Denial
+		if _, err := c.policies.engine.Admit(context.Background(), call); errors.As(err, &d) && why.Verdict == Allow {
+			why = policy.Explanation{Verdict: Deny, Reason: d.Cause().Error(), Hooks: why.Hooks}
+		}
+	}
+	return why, nil
 }
 
 // Want reports an error of the test unless the call is judged so.

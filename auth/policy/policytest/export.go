@@ -52,7 +52,7 @@ func caseOf(d policy.Difference) Case {
 		User: gatemesh.PrincipalInfo{Issuer: d.Issuer, Subject: d.Subject},
 	}
 	if d.Peer != "" {
-		c.Caller = d.Peer
+		c.Caller = strings.TrimPrefix(d.Peer, "spiffe://")
 	}
 	if d.Protocol == gatemesh.GRPC {
 		c.Method = methodGRPC
