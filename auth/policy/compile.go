@@ -363,12 +363,11 @@ func (k *compiler) condition(at string, c condition, values []string) condition 
 			port, err = parsePort(value)
 			c.ports = append(c.ports, port)
 		default:
-			var p pattern
 			if c.field == fieldServiceAccount {
-				value = qualified(value, k.namespace)
-				c.values[i] = value
+				c.values[i] = qualified(value, k.namespace)
 			}
-			p, err = parsePattern(c.field, value)
+			var p pattern
+			p, err = parsePattern(c.field, c.values[i])
 			patterns = append(patterns, p)
 		}
 		if err != nil {

@@ -14,10 +14,9 @@ const (
 )
 
 var (
-	errBrace    = errors.New("in a path template a segment is {*}, {**} or has no brace; a literal brace is written %7B or %7D")
-	errLast     = errors.New("in a path template {**} stands once and is the last operator")
-	errLiteral  = errors.New("in a path template `*` stands in {*} and {**} alone, and other segments are of the characters of a path (RFC 3986 pchar)")
-	errTemplate = errors.New("in a path template there is no empty segment but the last")
+	errBrace   = errors.New("in a path template a segment is {*}, {**} or has no brace; a literal brace is written %7B or %7D")
+	errLast    = errors.New("in a path template {**} stands once and is the last operator")
+	errLiteral = errors.New("in a path template `*` stands in {*} and {**} alone, and other segments are of the characters of a path (RFC 3986 pchar)")
 )
 
 // segments are what stands behind the first literal of a path template: an
@@ -51,8 +50,6 @@ func parseTemplate(value string) (pattern, error) {
 			return p, errBrace
 		case strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~%!$&'()+,;:@=") != "":
 			return p, errLiteral
-		case s == "" && i > 0 && i < len(in)-1:
-			return p, errTemplate
 		}
 	}
 	path, err := gatemesh.CanonicalPath(strings.Join(plain, "/"), gatemesh.PathOptions{KeepEncodedSlash: true, KeepPathParameters: true})
