@@ -72,12 +72,16 @@ func checkCoverage(t testing.TB, seed uint64) (open, restricted, closed, unserve
 		cfg.Exempt = []string{g.path()}
 	}
 	for i := range g.IntN(5) {
-		p := policyOf(fmt.Sprint("p", i), pick(g, ActionAllow, ActionAllow, ActionDeny))
+		p := policyOf(fmt.Sprint("p", i), pick(g, ActionAllow, ActionAllow, ActionAllow, ActionDeny, ActionAudit, ActionCustom))
+		if p.Action == ActionCustom {
+			p.Provider = "yes"
+		}
 		for range 1 + g.IntN(2) {
 			p.Rules = append(p.Rules, g.operationRule())
 		}
 		cfg.Policies = append(cfg.Policies, p)
 	}
+	cfg.Hooks = map[string]Hook{"yes": func(context.Context, *gatemesh.Call) error { return nil }}
 	e := engine(t, cfg)
 	report, err := e.Coverage(patterns)
 	require.NoError(t, err)
@@ -99,6 +103,9 @@ func checkCoverage(t testing.TB, seed uint64) (open, restricted, closed, unserve
 		in := gatemesh.CallInfo{
 			Method: pick(g, "GET", "HEAD", "POST", "PUT", "DELETE"), Path: g.path() + pick(g, "", "", "/"), Host: pick(g, g.host(), ""), RequestID: "r",
 			RemoteAddr: addr(fmt.Sprintf("10.0.0.%d", g.IntN(256))),
+		}
+		if g.IntN(3) > 0 {
+			in.Header, in.SNI = http.Header{"X-Role": {pick(g, "admin", "user", "other")}}, g.host()
 		}
 		if g.IntN(2) == 0 {
 			in.LocalAddr = addr("10.9.9.9")
