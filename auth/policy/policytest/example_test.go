@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"strings"
-	"time"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -41,6 +40,19 @@ func ExampleLoad() {
 	// Output:
 	// order-service GET /v1/payments/42
 	//     want  allow
+	//     got   deny: method GET is not POST
+	//     near  rule 1 of policy payment-service-policy (production)
+	//     at    testdata/policies/payment.yaml:12
+	// anonymous GET /debug/pprof issuer=https://idp.example.com subject=alice
+	//     want  allow
+	//     got   deny: the DENY rule matches
+	//     by    rule 1 of policy no-debug (production)
+	//     at    testdata/policies/payment.yaml:39
+	// anonymous GET /status
+	//     want  deny
+	//     got   allow: the ALLOW rule matches
+	//     by    rule 3 of policy payment-service-policy (production)
+	//     at    testdata/policies/payment.yaml:26
 }
 
 func ExamplePolicies_Coverage() {
@@ -56,6 +68,16 @@ func ExamplePolicies_Coverage() {
 	register(&mux)
 	fmt.Print(p.Coverage(mux.Routes()...))
 	// Output:
+	// 1 route is open to everybody:
+	//   GET /status               rule 3 of payment-service-policy (testdata/policies/payment.yaml:26)
+	// 2 routes are closed to everybody:
+	//   DELETE /v1/payments/{id}
+	//   /debug/
+	// 2 routes are open to some callers:
+	//   POST /v1/payments/{id}    rule 1 of payment-service-policy (testdata/policies/payment.yaml:12)
+	//   GET /v1/payments/{id}     rule 2 of payment-service-policy (testdata/policies/payment.yaml:19)
+	// rules that no route serves:
+	//   ALLOW rule 2 of payment-service-policy (testdata/policies/payment.yaml:19): /v1/refunds/*
 }
 
 // What a gRPC server serves, it tells itself.
@@ -74,8 +96,14 @@ func ExampleGRPCRoutes() {
 			To: []policy.Operation{{Methods: []string{"POST"}, Paths: []string{"/grpc.health.v1.Health/Check"}}},
 		}}}},
 	})
+	slices.Sort(methods)
 	fmt.Print(p.Coverage(policytest.GRPCRoutes(methods...)...))
 	// Output:
+	// 1 route is open to everybody:
+	//   POST /grpc.health.v1.Health/Check  rule 1 of health
+	// 2 routes are closed to everybody:
+	//   POST /grpc.health.v1.Health/List
+	//   POST /grpc.health.v1.Health/Watch
 }
 
 // A candidate is tried on real calls, and what it would change becomes a table.
@@ -105,5 +133,10 @@ func ExampleExport() {
 	run, _ := engine.DryRun()
 	_ = policytest.Export(os.Stdout, run)
 	// Output:
-	_, _ = time.Now, strings.Cut
+	// # Dry run: of 6 calls, the candidate judges 3 differently.
+	//
+	// # 3 times
+	// # live:      allow, policy "payments" (production) rule 1: the ALLOW rule matches
+	// # candidate: deny, policy "payments" (production) rule 1: principal cluster.local/ns/production/sa/cart-service is not cluster.local/ns/production/sa/order-service
+	// deny cluster.local/ns/production/sa/cart-service POST /v1/payments/0
 }

@@ -29,8 +29,8 @@ func Export(w io.Writer, run policy.DryRun) error {
 		if d.Count == 1 {
 			times = "time"
 		}
-		fmt.Fprintf(&b, "\n# %d %s, last at %s.\n# live:      %v, %v\n# candidate: %v, %v\n",
-			d.Count, times, d.Last.UTC().Format("2006-01-02 15:04:05"), d.Live.Verdict, d.Live, d.Candidate.Verdict, d.Candidate)
+		fmt.Fprintf(&b, "\n# %d %s\n# live:      %v, %v\n# candidate: %v, %v\n",
+			d.Count, times, d.Live.Verdict, d.Live, d.Candidate.Verdict, d.Candidate)
 		line := caseOf(d).String()
 		switch _, err := parseCase(line); {
 		case err != nil:
