@@ -313,3 +313,6 @@ func (c *coverer) classes(f field, of []lang, to clause) ([]string, bool) {
 	slices.SortFunc(langs, func(a, b lang) int { return slices.CompareFunc(a, b, compareItems) })
 	return classes(f, slices.CompactFunc(langs, slices.Equal[lang]))
 }
+
+// MarshalText returns what String does.
+func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }

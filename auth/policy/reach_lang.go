@@ -126,7 +126,7 @@ type term struct {
 
 // maxStates bounds a search. What takes more is taken to have a result: too
 // much is then reported as open, never too little.
-const maxStates = 1 << 15
+const maxStates = 1 << 13
 
 // search looks for the shortest text that all terms hold for. It reports
 // whether there may be one; the text is "" too if the search was given up.

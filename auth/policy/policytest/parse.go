@@ -33,7 +33,7 @@ func (p *Policies) Table(file string) {
 		p.t.Fatalf("%s: there is no case in the table", file)
 	}
 	for _, c := range cases {
-		if text := (Call{policies: p, is: c}).failure(); text != "" {
+		if text := p.Case(c).failure(); text != "" {
 			p.t.Errorf("%s", text)
 		}
 	}

@@ -86,6 +86,9 @@ func (p *Policies) As(caller string) Call { return Call{policies: p, is: Case{Ca
 // Anonymous begins a call by somebody without a verified identity.
 func (p *Policies) Anonymous() Call { return Call{policies: p, is: Case{Caller: anonymous}} }
 
+// Case begins a call as a table describes it.
+func (p *Policies) Case(c Case) Call { return Call{policies: p, is: c} }
+
 // Coverage holds routes against the policies; see [policy.Engine.Coverage].
 // A fault in a route ends the test.
 func (p *Policies) Coverage(routes ...string) *policy.Coverage {
