@@ -22,17 +22,23 @@ var (
 // condition may read.
 func headerName(name string) (string, error) {
 	lower := strings.ToLower(name)
+	folded := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789", r) {
+			return r
+		}
+		return '-' // as a gatemesh.Entry and some servers read it
+	}, lower)
 	switch {
 	case strings.HasPrefix(name, ":"), lower == "host":
 		return "", errHeaderPseudo
 	case len(name) > 64, strings.Trim(lower, "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") != "":
 		return "", errHeaderName
-	case strings.HasPrefix(lower, "x-gatemesh-"), lower == "x-forwarded-client-cert":
+	case strings.HasPrefix(folded, "x-gatemesh-"), folded == "x-forwarded-client-cert":
 		return "", errHeaderIdentity
 	case strings.HasSuffix(lower, "-bin"):
 		return "", errHeaderBinary
 	}
-	switch lower {
+	switch folded {
 	case "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings", "content-length":
 		return "", errHeaderConnection
 	case "authorization", "proxy-authorization", "cookie":
