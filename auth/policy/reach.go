@@ -267,6 +267,9 @@ func (c *coverer) query(to clause) query {
 // meet looks for a request that r serves and q holds for, and that none of the
 // denials refuses which counts chooses. It reports whether there may be one.
 func (c *coverer) meet(r *route, q query, counts func(denial) bool) (example string, ok bool) {
+	if q.path.any != nil && !slices.ContainsFunc(q.path.any, func(l lang) bool { return !apart(l, r.lang) }) {
+		return "", false
+	}
 	path := []term{{any: []lang{r.lang}}, q.path}
 	if _, ok := search(path); !ok {
 		return "", false

@@ -38,6 +38,22 @@ func anyText(f field) lang {
 	return lang{{itemOne, 0}, {itemAny, 0}}
 }
 
+// apart reports whether a and b begin with different bytes, so that no text is
+// in both. It spares most searches.
+func apart(a, b lang) bool {
+	for i := 0; ; i++ {
+		endA, endB := i == len(a), i == len(b)
+		switch {
+		case endA || endB:
+			return endA && !endB && b[i].kind <= itemOne || endB && !endA && a[i].kind <= itemOne
+		case a[i].kind != itemByte || b[i].kind != itemByte:
+			return false
+		case a[i].b != b[i].b:
+			return true
+		}
+	}
+}
+
 // automaton runs a lang, its states made as they are met. State 0 is dead,
 // state 1 the first.
 type automaton struct {

@@ -124,6 +124,9 @@ func (r *route) wins(other *route) bool {
 	if r.host != other.host {
 		return other.host == ""
 	}
+	if apart(r.lang, other.lang) {
+		return false // nothing matches both
+	}
 	narrower := r.method == other.method || other.method == "" || other.method == http.MethodGet && r.method == http.MethodHead
 	if !narrower {
 		return false
