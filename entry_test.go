@@ -510,6 +510,8 @@ func TestNewCall(t *testing.T) {
 	assert.Equal(t, []string{"1", "2"}, c.Header().Values("x-a"))
 	assert.Equal(t, "1", c.Header().Get("x-a"))
 	assert.Equal(t, 2, c.Header().Count("x-a"))
+	assert.Equal(t, []string{"", c.Header().Values("x-a")[0], c.Header().Values("x-a")[1], "", ""},
+		[]string{c.Header().At("x-a", -1), c.Header().At("x-a", 0), c.Header().At("x-A", 1), c.Header().At("x-a", 2), c.Header().At("x-none", 0)})
 	_, only := c.Header().Only("x-a")
 	assert.False(t, only)
 	slot, ok := c.Reserved(gatemesh.IdentityHeader)

@@ -12,6 +12,55 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 )
 
+// It does not run in parallel: it counts allocations.
+func TestPrincipalWithoutCopies(t *testing.T) {
+	p := gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
+		Scopes: []string{"a", "b"}, Audience: []string{"c"},
+		Claims: map[string]any{
+			"text": "x", "number": json.Number("7"), "null": nil, "empty": []any{}, "strings": []string{"x", "y"},
+			"list": []any{"x", map[string]any{"a": "b"}, nil}, "map": map[string]any{"a": []any{"x"}},
+		},
+	})
+	assert.Equal(t, []string{"a", "b"}, slices.Collect(p.AllScopes()))
+	assert.Equal(t, []string{"c"}, slices.Collect(p.AllAudience()))
+	for _, tt := range []struct {
+		path []string
+		want []any
+	}{
+		{nil, nil},
+		{[]string{"none"}, nil},
+		{[]string{"null"}, nil},
+		{[]string{"empty"}, nil},
+		{[]string{"text", "x"}, nil},
+		{[]string{"text"}, []any{"x"}},
+		{[]string{"number"}, []any{json.Number("7")}},
+		{[]string{"strings"}, []any{"x", "y"}},
+		{[]string{"list"}, []any{"x", map[string]any{"a": "b"}, nil}},
+		{[]string{"map"}, []any{map[string]any{"a": []any{"x"}}}},
+		{[]string{"map", "a"}, []any{"x"}},
+	} {
+		assert.Equal(t, tt.want, slices.Collect(p.ClaimElements(tt.path...)), tt.path)
+		for range p.ClaimElements(tt.path...) {
+			break // one that stops early gets no more
+		}
+	}
+	for v := range p.ClaimElements("list") {
+		if m, ok := v.(map[string]any); ok {
+			m["a"] = "changed"
+		}
+	}
+	inner, _ := p.Claim("list")
+	assert.Equal(t, []any{"x", map[string]any{"a": "b"}, nil}, inner)
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		for range p.ClaimElements("map", "a") {
+		}
+		for range p.AllScopes() {
+		}
+		for range p.AllAudience() {
+		}
+	}))
+}
+
 func TestPrincipalIsImmutable(t *testing.T) {
 	t.Parallel()
 	inner := map[string]any{"roles": []any{"admin", map[string]any{"a": "b"}}, "strings": []string{"x"}}

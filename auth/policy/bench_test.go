@@ -115,7 +115,7 @@ func TestAdmitAllocates(t *testing.T) {
 	}
 	e := engine(t, config(policyOf("p", ActionAllow, rule), policyOf("a", ActionAudit, to(Operation{Paths: []string{"/never"}}))))
 	alice := gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
-		Issuer: "https://idp", Subject: "alice", Audience: []string{"api"}, Claims: map[string]any{"list": []string{"y"}, "permission": "read write"},
+		Issuer: "https://idp", Subject: "alice", Audience: []string{"api"}, Claims: map[string]any{"list": []any{"y"}, "permission": "read write"},
 	})
 	c := call(t, gatemesh.CallInfo{
 		Peer: peer(t, "a", "b"), Principal: alice, Host: "a.test", SNI: "a.test", RemoteAddr: addr("10.0.0.1"), LocalAddr: addr("10.0.0.2"),
@@ -130,9 +130,11 @@ func TestAdmitAllocates(t *testing.T) {
 func BenchmarkAdmit(b *testing.B) {
 	ctx := context.Background()
 	for _, fx := range fixtures {
-		for _, n := range []int{10, 1000, 10000} {
-			b.Run(fx.name, func(b *testing.B) { benchmark(ctx, b, fx, n) })
-		}
+		b.Run(fx.name, func(b *testing.B) {
+			for _, n := range []int{10, 1000, 10000} {
+				benchmark(ctx, b, fx, n)
+			}
+		})
 	}
 }
 

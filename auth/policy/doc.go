@@ -4,7 +4,8 @@
 // An [Engine] is a [gatemesh.Gate]. It reads who calls (the verified peer and
 // the authenticated principal, both stamped by earlier gates), from where, and
 // what: host, method, path and port in the canonical form of
-// [gatemesh.Entry]. Header fields and the query have no influence.
+// [gatemesh.Entry]. The query has no influence, and of the header only the
+// fields that a [Condition] names.
 //
 //	engine := gatemesh.Must(policy.New(policy.Config{
 //		Workload:   workload,
@@ -18,21 +19,56 @@
 // Policies that do not select [Config.Workload] play no part. Then, in order:
 //
 //  1. A path of [Config.Exempt] is allowed.
-//  2. If a rule of a DENY policy matches, the call is refused.
-//  3. If no ALLOW policy selects the workload, [Config.Unselected] holds.
-//  4. If a rule of an ALLOW policy matches, the call is allowed.
-//  5. The call is refused.
+//  2. If a rule of a CUSTOM policy matches, its hook is asked, and the call is
+//     refused if that refuses. Each hook is asked once, in the order of the
+//     policies that name them first, until one refuses.
+//  3. If a rule of a DENY policy matches, the call is refused.
+//  4. If no ALLOW policy selects the workload, [Config.Unselected] holds.
+//  5. If a rule of an ALLOW policy matches, the call is allowed.
+//  6. The call is refused.
 //
-// See https://istio.io/latest/docs/reference/config/security/authorization-policy/.
+// Whatever comes of it, if a rule of an AUDIT policy matches, the Observer is
+// told of the call, the rule and the verdict, once.
+//
+// A call is judged when it begins. What a new configuration says holds for the
+// calls that begin after it, not for streams that are open.
+//
+// # Differences from Istio
+//
+// See https://istio.io/latest/docs/reference/config/security/authorization-policy/
+// and https://istio.io/latest/docs/reference/config/security/conditions/.
 // Where Istio accepts a value that cannot do what its author meant, [New]
 // refuses it: empty lists, paths that no canonical request has, a `*` in the
-// middle, hosts with a port, principals with "spiffe://".
+// middle, hosts with a port, principals with "spiffe://", keys of conditions
+// that nobody knows.
 //
-// Two things differ from Istio. Trust domains are compared as written:
-// "cluster.local" is no alias for the local one. And where Istio always knows
-// an address or a port, a call may have none here (a Unix socket, say); a
-// condition about it then counts against the call: it holds in a DENY policy
-// and fails in an ALLOW policy, its Not form too.
+//   - Trust domains are compared as written: "cluster.local" is no alias for
+//     the local one.
+//   - Where Istio always knows an address or a port, a call may have none here
+//     (a Unix socket, say). A condition about it then counts against the call:
+//     it fails in an ALLOW policy and holds in every other, its Not form too.
+//     So does one about a claim that is there and is neither a string nor has
+//     a string among its elements that matches, where Istio never matches it.
+//   - What is absent has no value, as in Istio: no list of values matches, and
+//     every Not list lets it pass. That is so for a call without a peer, a
+//     principal, a claim, a header field or a server name. An ALLOW rule of Not
+//     lists alone therefore allows callers that nobody knows.
+//   - A header field may be sent twice, or with several values separated by
+//     commas, and Istio joins them and compares the whole. Here, in an ALLOW
+//     policy, Values match a field that is there once and is one value (or is,
+//     commas and all, one of Values), and NotValues exclude a field of which
+//     any part has one of them. In every other policy it is the other way
+//     round: Values match any part, and NotValues pass one value alone. More
+//     than 128 values count against the call. "*" is any field that is not
+//     empty. Commas in User-Agent, Referer and a few more separate nothing.
+//   - Conditions cannot name header fields that Entry takes for itself, that
+//     carry credentials, or that say who the caller is, and a field that
+//     [gatemesh.EntryConfig] reserves is never there.
+//   - request.auth.claims[iss], [sub], [aud] and [scope] are those of the
+//     [gatemesh.Principal], whatever it was made of; [permission] is a list
+//     separated by spaces, as in Istio.
+//   - Several CUSTOM policies may have different providers; Istio refuses that.
+//     A provider is a [Hook] in this process.
 //
 // # Why was I refused?
 //

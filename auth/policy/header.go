@@ -64,6 +64,16 @@ func (r *request) count(name string) int {
 	return r.header.Count(name)
 }
 
+func (r *request) only(name string) (value string, ok bool) {
+	if r.kept == nil {
+		return r.header.Only(name)
+	}
+	if len(r.kept[name]) != 1 {
+		return "", false
+	}
+	return r.kept[name][0], true
+}
+
 func (r *request) at(name string, i int) string {
 	if r.kept != nil {
 		return r.kept[name][i]
@@ -77,23 +87,11 @@ func (r *request) at(name string, i int) string {
 // against the call, it is enough that any value does. So what a server behind
 // takes for the value does not matter.
 func (c *condition) matchesHeader(r *request) bool {
-	n := r.count(c.name)
-	if n == 0 {
-		return false
+	if c.any || c.unknown != c.not {
+		return c.matchesAnyValue(r)
 	}
-	if c.unknown != c.not {
-		return c.matchesAnyValue(r, n)
-	}
-	if c.any {
-		for i := range n {
-			if r.at(c.name, i) != "" {
-				return true
-			}
-		}
-		return false
-	}
-	value := r.at(c.name, 0)
-	if n > 1 {
+	value, ok := r.only(c.name)
+	if !ok {
 		return false
 	}
 	if !c.single && strings.Contains(value, ",") {
@@ -103,9 +101,9 @@ func (c *condition) matchesHeader(r *request) bool {
 	return c.matches(&text{value})
 }
 
-func (c *condition) matchesAnyValue(r *request, n int) bool {
+func (c *condition) matchesAnyValue(r *request) bool {
 	left := maxMembers
-	for i := range n {
+	for i := range r.count(c.name) {
 		value := r.at(c.name, i)
 		if left -= 1 + strings.Count(value, ","); left < 0 {
 			return true

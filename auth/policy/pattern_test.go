@@ -36,7 +36,7 @@ func FuzzText(f *testing.F) {
 func FuzzPathPattern(f *testing.F) {
 	for _, s := range []string{
 		"/a", "/a*", "*/a", "*", "/a/.*", "*..", "/%61%2a", "/a%2F..*", "*%2F..", "/a;x*", "/x%3A*", "*%41", "/\"<>*", "*1%20",
-		"/a%2", "*2e", "/%2e", "/%2e*", "*%2e", "/é", "*%C3%A9", "*%A9", "/..;*",
+		"/a/{*}", "/{**}", "/a/{*}/%62/{**}/c/", "/{*}/..", "/{*}/", "/;/{*}", "/a%2", "*2e", "/%2e", "/%2e*", "*%2e", "/é", "*%C3%A9", "*%A9", "/..;*",
 	} {
 		f.Add(s)
 	}
@@ -47,11 +47,19 @@ func FuzzPathPattern(f *testing.F) {
 		}
 		require.Equal(t, s == "*", p.kind == present)
 		some := map[patternKind]string{exact: p.fixed, prefix: p.fixed + "x", suffix: "/x" + p.fixed, present: "/x"}[p.kind]
+		if p.kind == template {
+			some = strings.NewReplacer("{*}", "x", "{**}", "x/x").Replace(s)
+		}
 		// MatchForm may have decoded sub-delimiters; they are canonical too.
 		canonical, err := gatemesh.CanonicalPath(some, gatemesh.PathOptions{KeepEncodedSlash: true, KeepPathParameters: true})
 		require.NoError(t, err, "%q can match %q", s, some)
 		require.True(t, p.match(&text{gatemesh.MatchForm(canonical)}), "%q matches %q", s, canonical)
 		require.False(t, p.kind == exact && p.match(&text{canonical + "x"}))
+		if p.kind == template {
+			require.True(t, strings.ContainsAny(s, "{}"))
+			require.True(t, strings.HasPrefix(gatemesh.MatchForm(canonical), p.fixed), "the index finds it")
+			return
+		}
 		again, err := parsePattern(fieldPath, map[patternKind]string{
 			exact: strings.ReplaceAll(p.fixed, "*", "%2A"), prefix: strings.ReplaceAll(p.fixed, "*", "%2A") + "*",
 			suffix: "*" + strings.ReplaceAll(p.fixed, "*", "%2A"), present: "*",
