@@ -93,7 +93,7 @@ func (e *Engine) Coverage(routes []string) (*Coverage, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := coverer{state: s, routes: parsed}
+	c := coverer{state: s, routes: parsed, queries: make(map[*condition]query)}
 	for _, r := range parsed {
 		if r.host != "" {
 			c.hosts = append(c.hosts, literal(r.host))
@@ -111,6 +111,7 @@ type coverer struct {
 	routes         []*route
 	hosts, methods []lang // of the routes
 	denied         []denial
+	queries        map[*condition]query // by the first condition; nil is the operation without any
 }
 
 // denial is an operation that a DENY rule refuses for sure, to everybody or to
@@ -214,18 +215,16 @@ func (r *RouteCoverage) open(why, example string) {
 func (c *coverer) unserved(r *rule) (Unserved, bool) {
 	u, any := Unserved{RuleRef: r.ref()}, false
 	for _, to := range r.operations() {
-		if c.servedByAny(to) {
-			any = true
-		}
+		q := c.query(to)
+		any = any || c.served(q)
 		i := slices.IndexFunc(to, func(x condition) bool { return x.field == fieldPath && !x.not })
 		if i < 0 {
 			continue
 		}
 		for j, p := range to[i].patterns {
-			one := slices.Clone(to)
-			one[i] = condition{field: fieldPath}
-			one[i].setPatterns([]pattern{p})
-			if !c.servedByAny(one) {
+			one := q
+			one.path.any = []lang{p.lang(fieldPath)}
+			if !c.served(one) {
 				u.Paths = append(u.Paths, to[i].values[j])
 			}
 		}
@@ -236,8 +235,7 @@ func (c *coverer) unserved(r *rule) (Unserved, bool) {
 	return u, !any || u.Paths != nil
 }
 
-func (c *coverer) servedByAny(to clause) bool {
-	q := c.query(to)
+func (c *coverer) served(q query) bool {
 	return slices.ContainsFunc(c.routes, func(r *route) bool {
 		_, ok := c.meet(r, q, nil)
 		return ok
@@ -253,6 +251,13 @@ type query struct {
 }
 
 func (c *coverer) query(to clause) query {
+	var key *condition
+	if len(to) > 0 {
+		key = &to[0]
+	}
+	if q, ok := c.queries[key]; ok {
+		return q
+	}
 	methods, all := c.classes(fieldMethod, c.methods, to)
 	hosts, allHosts := c.classes(fieldHost, c.hosts, to)
 	slices.SortStableFunc(methods, func(a, b string) int { // for the example
@@ -261,7 +266,9 @@ func (c *coverer) query(to clause) query {
 	if i := slices.Index(methods, http.MethodGet); i > 0 {
 		methods[0], methods[i] = methods[i], methods[0]
 	}
-	return query{to, to.term(fieldPath), methods, hosts, all && allHosts}
+	q := query{to, to.term(fieldPath), methods, hosts, all && allHosts}
+	c.queries[key] = q
+	return q
 }
 
 // meet looks for a request that r serves and q holds for, and that none of the

@@ -165,15 +165,15 @@ func checkCoverage(t testing.TB, seed uint64) (open, restricted, closed, unserve
 func TestCoverageIsConservative(t *testing.T) {
 	t.Parallel()
 	var open, restricted, closed, unserved int
-	for seed := range uint64(300) {
+	for seed := range uint64(150) {
 		o, r, c, u := checkCoverage(t, seed)
 		open, restricted, closed, unserved = open+o, restricted+r, closed+c, unserved+u
 	}
 	t.Log(open, "open,", restricted, "restricted,", closed, "closed,", unserved, "unserved")
-	assert.Greater(t, open, 60)
-	assert.Greater(t, restricted, 60)
-	assert.Greater(t, closed, 60)
-	assert.Greater(t, unserved, 60)
+	assert.Greater(t, open, 40)
+	assert.Greater(t, restricted, 40)
+	assert.Greater(t, closed, 40)
+	assert.Greater(t, unserved, 40)
 }
 
 func FuzzCoverage(f *testing.F) {
