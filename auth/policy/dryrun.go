@@ -234,6 +234,7 @@ func (d *dryRun) keep(key uint64, c *gatemesh.Call, live *state, r *request, got
 		return nil, errUnlisted
 	}
 	now := &difference{Difference: d.describe(c, live, r, got, would)}
+	now.last.Store(now.First.UnixNano())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if known := d.kept[key]; known != nil {

@@ -68,6 +68,7 @@ func TestCoverage(t *testing.T) {
 		{"a DENY policy alone", []string{"/a"}, deny(nil, Rule{To: op("", "", "/b")}), "c", "1"},
 		{"no rule", []string{"/a"}, allow(), "c", ""},
 		{"escapes", []string{"/a%20b", "/x:y", "/%2F", "/ä"}, allow(Rule{To: op("", "", "/a%20b,/x%3Ay,/%2F,/%c3%a4")}), "oooo", ""},
+		{"a parameter", []string{"/a;b", "/a;c"}, allow(Rule{To: op("", "", "/a;b")}), "oc", ""},
 		{"some paths", []string{"/a/{x}"}, allow(Rule{To: op("", "", "/a/*,/b,/c/*")}), "o", "/b,/c/*"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

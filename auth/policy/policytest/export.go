@@ -1,9 +1,11 @@
 package policytest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -31,10 +33,15 @@ func Export(w io.Writer, run policy.DryRun) error {
 		}
 		fmt.Fprintf(&b, "\n# %d %s\n# live:      %v, %v\n# candidate: %v, %v\n",
 			d.Count, times, d.Live.Verdict, d.Live, d.Candidate.Verdict, d.Candidate)
-		line := caseOf(d).String()
-		switch _, err := parseCase(line); {
-		case err != nil:
-			fmt.Fprintf(&b, "# No case, %v:\n# %s\n", err, line)
+		c := caseOf(d)
+		line := c.String()
+		read, err := parseCase(line)
+		if err == nil && !reflect.DeepEqual(read, c) {
+			err = errors.New("it would be read otherwise")
+		}
+		switch {
+		case err != nil: // an identity that no table can name
+			fmt.Fprintf(&b, "# No case, %v:\n# %s\n", err, strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(line))
 		case d.Partial:
 			fmt.Fprintf(&b, "# The verdict hangs on header fields, claims or the like, which are not kept; add them:\n# %s\n", line)
 		default:

@@ -110,10 +110,11 @@ func TestExportedTable(t *testing.T) {
 	engine := gatemesh.Must(policy.New(cfg))
 	peer := gatemesh.Must(gatemesh.NewPeer("cluster.local", "/ns/shop/sa/cart", nil))
 	odd := gatemesh.Must(gatemesh.NewPeer("cluster.local", "/not+valid", nil))
+	newline := gatemesh.Must(gatemesh.NewPeer("cluster.local", "/a GET /x\nallow anonymous GET /admin", nil))
 	calls := []gatemesh.CallInfo{
 		{Path: "/v1/x", Peer: peer, Host: "a.test"}, {Path: "/v1/x"}, {Path: "/v1/%2Ax:y"}, {Path: "/a.B/C", Protocol: gatemesh.GRPC},
 		{Path: "/other", Principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: "https://idp", Subject: "a b"})},
-		{Path: "/other", Host: "new.example.com", SNI: "x"}, {Path: "/other", Header: http.Header{"X-Role": {"admin"}}}, {Path: "/v1/x", Peer: odd},
+		{Path: "/other", Host: "new.example.com", SNI: "x"}, {Path: "/other", Header: http.Header{"X-Role": {"admin"}}}, {Path: "/v1/x", Peer: odd}, {Path: "/v1/x", Peer: newline},
 	}
 	for _, in := range calls {
 		_, _ = engine.Admit(t.Context(), gatemesh.Must(gatemesh.NewCall(in)))
@@ -124,9 +125,10 @@ func TestExportedTable(t *testing.T) {
 	require.NoError(t, policytest.Export(&table, run))
 	assert.Contains(t, table.String(), "which are not kept; add them:\n# deny anonymous GET /other\n")
 	assert.Contains(t, table.String(), "# No case, caller \"cluster.local/not+valid\"")
+	assert.Contains(t, table.String(), "# No case, ")
 	cases, err := policytest.ParseCases("t", table.Bytes())
 	require.NoError(t, err)
-	require.Len(t, cases, len(calls)-2)
+	require.Len(t, cases, len(calls)-3)
 	next, now := policytest.New(t, policy.Config{Workload: self, Unselected: policy.Deny, Policies: candidate}), policytest.New(t, policy.Config{Workload: self, Unselected: policy.Deny, Policies: live})
 	for _, c := range cases {
 		next.Case(c).Want(c.Want)
