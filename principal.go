@@ -86,7 +86,11 @@ func (p *Principal) ClaimElements(path ...string) iter.Seq[any] {
 }
 
 func (p *Principal) eachElement(path []string, yield func(any) bool) {
-	switch v, _ := p.claim(path); v := v.(type) {
+	claim, ok := p.claim(path)
+	if !ok {
+		return
+	}
+	switch v := claim.(type) {
 	case nil:
 	case []any:
 		for _, e := range v {

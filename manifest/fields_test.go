@@ -38,6 +38,13 @@ Gateway API, which would change something there, are refused.
 		spec, found := k.object.FieldByName("Spec")
 		require.True(t, found)
 		table(k.name+", "+k.apiVersions(), spec.Type, "spec")
+		if k.name == "AuthorizationPolicy" {
+			b.WriteString(`
+The keys of conditions are listed at policy.Condition. Every other is an error,
+and so is ` + "`experimental.envoy.filters.*`" + `. A provider is the name of a hook in
+policy.Config.
+`)
+		}
 	}
 	if *update {
 		require.NoError(t, os.WriteFile("FIELDS.md", []byte(b.String()), 0o600))

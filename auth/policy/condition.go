@@ -42,7 +42,8 @@ type request struct {
 	port                uint16           // 0 if unknown
 	principal           *gatemesh.Principal
 	header              gatemesh.Header
-	kept                map[string][]string // instead of header, if it is not nil
+	call                *gatemesh.Call      // to ask for reserved fields
+	kept                map[string][]string // instead of header and call, if it is not nil; nil is a reserved field
 }
 
 // read fills the zero request from c.
@@ -68,19 +69,19 @@ func (r *request) read(c *gatemesh.Call) {
 	r.client = c.Client().Unmap().WithZone("")
 	r.local = c.LocalAddr().Addr().Unmap().WithZone("")
 	r.port = c.LocalPort()
-	r.header = c.Header()
+	r.header, r.call = c.Header(), c
 }
 
 // keep returns a copy of r that stays as it is after the call has ended: of
 // the header, it has the fields named.
 func (r *request) keep(names []string) request {
 	out := *r
-	out.header, out.kept = gatemesh.Header{}, noFields
+	out.header, out.call, out.kept = gatemesh.Header{}, nil, noFields
 	if len(names) > 0 {
 		out.kept = make(map[string][]string, len(names))
 	}
 	for _, name := range names {
-		if r.header.Count(name) > 0 {
+		if r.header.Count(name) > 0 || r.reserved(name) {
 			out.kept[name] = r.header.Values(name)
 		}
 	}
@@ -144,6 +145,9 @@ func (c *condition) holds(r *request) bool {
 	case fieldClaim:
 		return c.holdsClaim(r.principal)
 	case fieldHeader:
+		if r.reserved(c.name) {
+			return c.unknown
+		}
 		return c.matchesHeader(r) != c.not
 	case fieldPort:
 		if r.port == 0 {

@@ -62,8 +62,9 @@
 //     than 128 values count against the call. "*" is any field that is not
 //     empty. Commas in User-Agent, Referer and a few more separate nothing.
 //   - Conditions cannot name header fields that Entry takes for itself, that
-//     carry credentials, or that say who the caller is, and a field that
-//     [gatemesh.EntryConfig] reserves is never there.
+//     carry credentials, or that say who the caller is. One about a field that
+//     [gatemesh.EntryConfig] reserves cannot be told, and counts against the
+//     call.
 //   - request.auth.claims[iss], [sub], [aud] and [scope] are those of the
 //     [gatemesh.Principal], whatever it was made of; [permission] is a list
 //     separated by spaces, as in Istio.

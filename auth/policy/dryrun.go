@@ -199,7 +199,7 @@ func (d *dryRun) rule(r *request, refused string) (would ruling) {
 			}
 		}
 	}
-	would.verdict, would.rule = d.candidate.judge(r)
+	would.verdict, would.rule = d.candidate.decide(r) // exempt calls do not come here
 	return would
 }
 

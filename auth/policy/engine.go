@@ -90,7 +90,7 @@ func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (dec
 		}
 	}
 	if err == nil {
-		if got.verdict, got.rule = s.judge(&r); got.verdict != Allow {
+		if got.verdict, got.rule = s.decide(&r); got.verdict != Allow {
 			// A copy, so that r itself stays on the stack of those who are admitted.
 			err = denied.WithCause(&refusal{s, got.rule, r.keep(s.missHeaders)})
 		}

@@ -42,11 +42,16 @@ func (e Explanation) String() string {
 	return where + ": " + strings.TrimPrefix(e.Reason, fmt.Sprintf("rule %d of %s: ", e.Rule, e.Policy))
 }
 
-// judge is the decision of DENY and ALLOW. rule is the one that decided, or nil.
+// judge is the decision without hooks. rule is the one that decided, or nil.
 func (s *state) judge(r *request) (v Verdict, rule *rule) {
 	if s.exempt.matches(&r.texts[fieldPath]) {
 		return Allow, nil
 	}
+	return s.decide(r)
+}
+
+// decide is what DENY and ALLOW policies say about a path that is not exempt.
+func (s *state) decide(r *request) (v Verdict, rule *rule) {
 	if rule = s.deny.match(r); rule != nil {
 		return Deny, rule
 	}
@@ -201,9 +206,15 @@ func (c *condition) faultOfSecret(r *request) string {
 		every := condition{field: fieldClaim, claim: c.claim, path: c.path, any: true, unknown: true}
 		present = every.holdsClaim(r.principal)
 	}
+	other := *c
+	other.unknown = !c.unknown
 	switch {
+	case c.field == fieldHeader && r.reserved(c.name):
+		return name + " is reserved, so that it cannot be judged"
 	case !present:
 		return fmt.Sprintf("there is no %s, wanted %s", name, c.wanted())
+	case c.field == fieldClaim && other.holdsClaim(r.principal):
+		return fmt.Sprintf("%s has a value that is no string and cannot be compared with %s", name, c.wanted())
 	case c.not:
 		return fmt.Sprintf("%s is excluded by %s", name, c.wanted())
 	case c.field == fieldHeader && r.count(c.name) > 1:

@@ -57,6 +57,17 @@ var singleFields = []string{"Content-Type", "Date", "From", "If-Modified-Since",
 // the call: it could make judging as slow as it likes.
 const maxMembers = 128
 
+// reserved reports whether Entry keeps the field from everybody but the gate
+// that verifies it.
+func (r *request) reserved(name string) bool {
+	if r.kept != nil {
+		values, ok := r.kept[name]
+		return ok && values == nil
+	}
+	_, ok := r.call.Reserved(name)
+	return ok
+}
+
 func (r *request) count(name string) int {
 	if r.kept != nil {
 		return len(r.kept[name])

@@ -312,7 +312,7 @@ func (g generator) narrow() Rule {
 }
 
 func (g generator) config(rules int) Config {
-	cfg := config()
+	cfg, total := config(), min(rules, 900)
 	cfg.Unselected = pick(g, Allow, Deny)
 	// Among thousands, a few wide rules would decide every call.
 	wide := 100
@@ -321,6 +321,9 @@ func (g generator) config(rules int) Config {
 	}
 	for i := 0; rules > 0; i++ {
 		p := policyOf(fmt.Sprint("p", i), pick(g, ActionAllow, ActionAllow, ActionAllow, ActionAllow, ActionAllow, ActionDeny, ActionDeny, ActionAudit, ActionCustom))
+		if p.Action != ActionAllow && p.Action != ActionAudit && g.IntN(1000) < total {
+			p.Action = ActionAllow // or some rule of a thousand always refused
+		}
 		if p.Action == ActionCustom {
 			p.Provider = pick(g, "yes", "yes", "yes", "no")
 		}
@@ -456,7 +459,7 @@ func (n *counts) sum(m counts) {
 
 func TestEngineAgreesWithOracle(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct{ rules, configs, calls int }{{1, 1000, 20}, {10, 300, 40}, {1000, 6, 100}, {10000, 1, 60}} {
+	for _, tt := range []struct{ rules, configs, calls int }{{1, 1000, 20}, {10, 300, 40}, {1000, 6, 100}, {10000, 2, 60}} {
 		t.Run(fmt.Sprint(tt.rules), func(t *testing.T) {
 			t.Parallel()
 			var seen counts
@@ -465,7 +468,7 @@ func TestEngineAgreesWithOracle(t *testing.T) {
 			}
 			t.Logf("%+v", seen)
 			for _, n := range []int{seen.allowed, seen.refused, seen.asked, seen.audited} {
-				require.Greater(t, n, tt.configs/8)
+				require.Greater(t, n, tt.configs/16)
 			}
 		})
 	}

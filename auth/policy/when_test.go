@@ -239,6 +239,25 @@ func TestWhen(t *testing.T) {
 	}
 }
 
+// Nobody but its own gate sees a field that the entry reserves.
+func TestReservedFields(t *testing.T) {
+	t.Parallel()
+	for _, value := range []map[string]string{{"X-Internal": "admin"}, {"x-internal": ""}} {
+		c := call(t, gatemesh.CallInfo{Reserved: value})
+		for _, rule := range []Rule{when("request.headers[x-internal]", "admin"), whenNot("request.headers[X-Internal]", "admin")} {
+			e := engine(t, config(policyOf("p", ActionAllow, rule)))
+			assert.Equal(t, Deny, verdict(t, e, c))
+			_, err := e.Admit(t.Context(), c)
+			for _, why := range []string{e.Explain(c).String(), err.(*gatemesh.Denial).Cause().Error()} {
+				assert.Equal(t, `policy "p" (production) rule 1: header X-Internal is reserved, so that it cannot be judged`, why)
+			}
+			cfg := config(policyOf("p", ActionDeny, rule))
+			cfg.Unselected = Allow
+			assert.Equal(t, Deny, verdict(t, engine(t, cfg), c))
+		}
+	}
+}
+
 // An API key has scopes and no claims.
 func TestScopesOfKeys(t *testing.T) {
 	t.Parallel()
