@@ -69,6 +69,9 @@ func TestCoverage(t *testing.T) {
 		{"no rule", []string{"/a"}, allow(), "c", ""},
 		{"escapes", []string{"/a%20b", "/x:y", "/%2F", "/ä"}, allow(Rule{To: op("", "", "/a%20b,/x%3Ay,/%2F,/%c3%a4")}), "oooo", ""},
 		{"a parameter", []string{"/a;b", "/a;c"}, allow(Rule{To: op("", "", "/a;b")}), "oc", ""},
+		{"what a prefix begins with", []string{"/a", "/a/{x...}"}, allow(Rule{To: op("", "", "/a*")}), "oo", ""},
+		{"denied in another method", []string{"GET /a", "POST /a"}, deny(allow(Rule{}), Rule{To: op("POST", "", "/a")}), "oc", ""},
+		{"denied at another host", []string{"a.test/a", "b.test/a"}, deny(allow(Rule{}), Rule{To: op("", "b.*", "/a")}), "oc", ""},
 		{"some paths", []string{"/a/{x}"}, allow(Rule{To: op("", "", "/a/*,/b,/c/*")}), "o", "/b,/c/*"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
