@@ -38,6 +38,8 @@ var arrows = map[string][]string{
 	"internal/dnstest":  {},
 	"internal/leaktest": {},
 	"meshtest":          {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},
+
+	"auth/policy/policytest": {"", "auth/policy", "manifest"},
 }
 
 // foreign says which modules outside the standard library each package may

@@ -22,9 +22,11 @@ type state struct {
 	custom       []custom // one for each provider, as they first occur
 	deny, allow  index
 	audit        index
-	allowRules   []*rule  // as written, to find the nearest miss
-	missHeaders  []string // the fields that finding it may read for a log line
+	allowRules   []*rule     // as written, to find the nearest miss
+	missHeaders  []string    // the fields that finding it may read for a log line
+	written      []ruleGroup // by policies that select the workload
 	notices      []string
+	dryRun       *dryRun // nil if there is no candidate
 }
 
 // custom is a hook and the rules that ask it.
@@ -109,6 +111,7 @@ func compile(cfg Config) (*state, error) {
 			continue
 		}
 		s.selected = true
+		s.written = append(s.written, ruleGroup{p.Action, rules})
 		switch p.Action {
 		case ActionDeny:
 			deny = append(deny, rules...)
@@ -133,6 +136,7 @@ func compile(cfg Config) (*state, error) {
 			s.noticeRules(p, rules)
 		}
 	}
+	s.dryRun = k.dryRun(cfg)
 	if len(k.errs) > 0 {
 		return nil, errors.Join(k.errs...)
 	}

@@ -27,6 +27,10 @@ type Config struct {
 	// against a DENY, such as "/grpc.health.v1.Health/Check". They are exact
 	// and canonical; no `*`. Default: none.
 	Exempt []string
+	// Candidate are policies on trial: every call is judged by the live ones
+	// alone, and where the candidate would have judged otherwise is recorded;
+	// see [Engine.DryRun]. Default: none.
+	Candidate *Candidate
 	// Hooks are what CUSTOM policies ask, by the name in [Policy.Provider]. A
 	// policy that names no hook of these is a fault if it selects Workload.
 	// Default: none.

@@ -76,4 +76,11 @@
 // [Engine.Explain] names the rule that decided, or the one that came nearest
 // and what in the call it did not accept. The same text is the cause of the
 // denial, for the Observer. Clients are told nothing of it.
+//
+// # Changing policies
+//
+// [Config.Candidate] tries other policies on the calls that arrive, without
+// effect, and [Engine.DryRun] tells what would have changed. [Engine.Coverage]
+// holds the routes of a server against its policies. Package policytest has
+// both for go test, and tests of single calls.
 package policy

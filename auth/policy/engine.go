@@ -77,21 +77,26 @@ func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (dec
 	if s.exempt.matches(&r.texts[fieldPath]) {
 		return true, nil
 	}
+	got := ruling{verdict: Deny}
 	for i := range s.custom {
 		if rule := s.custom[i].rules.match(&r); rule != nil {
 			if !mayWait {
 				return false, nil
 			}
 			if err = s.custom[i].ask(ctx, c, rule); err != nil {
+				got.rule, got.hook = rule, s.custom[i].provider
 				break
 			}
 		}
 	}
 	if err == nil {
-		if v, rule := s.decide(&r); v != Allow {
+		if got.verdict, got.rule = s.decide(&r); got.verdict != Allow {
 			// A copy, so that r itself stays on the stack of those who are admitted.
-			err = denied.WithCause(&refusal{s, rule, r.keep(s.missHeaders)})
+			err = denied.WithCause(&refusal{s, got.rule, r.keep(s.missHeaders)})
 		}
+	}
+	if s.dryRun != nil {
+		s.dryRun.compare(c, s, &r, got)
 	}
 	if s.observer != nil {
 		if rule := s.audit.match(&r); rule != nil {
