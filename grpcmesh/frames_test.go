@@ -20,12 +20,12 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte{4, 200, 1, 1, 2, 2, 0, 0, 3, 255}, uint8(13))
 	f.Add([]byte{5, 8, 0, 2, 6, 1}, uint8(0))
 	f.Fuzz(func(t *testing.T, script []byte, size uint8) {
+		script = script[:min(len(script), 64)]
 		var wire bytes.Buffer
 		fr := http2.NewFramer(&wire, nil)
 		fits := map[int]bool{0: true} // places between frames
 		for ; len(script) >= 2; script = script[2:] {
-			payload := bytes.Repeat([]byte{script[1]}, int(script[1])*100)
-			block := payload[:min(len(payload), 1<<14)]
+			block := bytes.Repeat([]byte{script[1]}, int(script[1]))
 			var err error
 			switch script[0] % 6 {
 			case 0:
