@@ -79,7 +79,9 @@ func (e *Edge) verifyClient(cs tls.ConnectionState) error {
 // It is no [gatemesh.Peer]: what its names mean is for the application to
 // know, and no layer of this module makes anything of it. As the edge accepts
 // no certificate with a SPIFFE id, and [TLS.Peer] none without, neither is ever
-// taken for the other, even if one authority signs both.
+// taken for the other, even if one authority signs both. An Entry behind an edge
+// has no [gatemesh.EntryConfig.Peer]: it would refuse clients for a certificate
+// that is no workload's.
 //
 // Each call costs a verification; an application that does without finds the
 // certificate of the handshake in [tls.ConnectionState].

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -52,19 +53,40 @@ func TestReadFile(t *testing.T) {
 // script is what each Read finds: a text, of which "bad" is of no use and "half"
 // in part.
 type script struct {
+	mu    sync.Mutex
 	texts []string // the last one stays
 	told  []follow.News
-	err   error
+}
+
+func (s *script) finds(texts ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.texts = texts
+}
+
+// take returns what was told since the last time.
+func (s *script) take() []follow.News {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told := s.told
+	s.told = nil
+	return told
 }
 
 func (s *script) config() follow.Config[string] {
 	return follow.Config[string]{
 		Interval: time.Second,
 		Tell: func(n follow.News, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.told = append(s.told, n)
-			s.err = err
+			if (n == follow.Faulty) != (err != nil) {
+				panic("an error belongs to a fault")
+			}
 		},
 		Read: func() (c follow.Contents[string], err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			text := s.texts[0]
 			if len(s.texts) > 1 {
 				s.texts = s.texts[1:]
@@ -121,24 +143,24 @@ func TestWatch(t *testing.T) {
 		{"half", "half", []follow.News{loaded, faulty}},
 		{"c", "c", []follow.News{loaded}},
 	} {
-		s.texts, s.told = strings.Split(step.texts, " "), nil
+		s.finds(strings.Split(step.texts, " ")...)
 		w.Look(time.Now())()
 		assert.Equal(t, step.want, *w.Current(), i)
-		assert.Equal(t, step.told, s.told, i)
+		assert.Equal(t, step.told, s.take(), i)
 	}
 
 	// What has not changed stays in the next Watch; what is of no use begins none.
-	s.texts = []string{"c"}
+	s.finds("c")
 	next, changed, err := follow.Begin(s.config(), w, time.Now())
 	require.NoError(t, err)
 	assert.False(t, changed)
 	assert.Same(t, w.Current(), next.Current())
 	for _, text := range []string{"", "bad", "half"} {
-		s.texts = []string{text}
+		s.finds(text)
 		_, _, err = follow.Begin(s.config(), w, time.Now())
 		require.Error(t, err)
 	}
-	s.texts = []string{"d"}
+	s.finds("d")
 	next, changed, err = follow.Begin(s.config(), w, time.Now())
 	require.NoError(t, err)
 	assert.True(t, changed)
@@ -152,7 +174,7 @@ func TestFollower(t *testing.T) {
 		s := &script{texts: []string{"bad"}}
 		_, err := follow.New(s.config())
 		require.Error(t, err)
-		s.texts = []string{"a"}
+		s.finds("a")
 		f, err := follow.New(s.config())
 		require.NoError(t, err)
 		next := &script{texts: []string{"b"}}
@@ -160,22 +182,22 @@ func TestFollower(t *testing.T) {
 		cfg.Interval = time.Minute
 		require.NoError(t, f.Update(cfg))
 		assert.Equal(t, "b", *f.Current())
-		assert.Equal(t, []follow.News{follow.Loaded}, next.told)
-		next.texts = []string{"c"}
+		assert.Equal(t, []follow.News{follow.Loaded}, next.take())
+		next.finds("c")
 		time.Sleep(40 * time.Second)
 		require.NoError(t, f.Update(cfg)) // sees c, and puts nothing off
-		next.texts = []string{"d"}
+		next.finds("d")
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		assert.Equal(t, "d", *f.Current())
-		next.texts = []string{"bad"}
+		next.finds("bad")
 		require.Error(t, f.Update(cfg))
 		f.Close()
 		f.Close()
-		next.texts = []string{"e"}
+		next.finds("e")
 		time.Sleep(time.Hour)
 		require.ErrorIs(t, f.Update(cfg), follow.ErrClosed)
 		assert.Equal(t, "d", *f.Current())
-		assert.Empty(t, s.told)
+		assert.Empty(t, s.take())
 	})
 }
