@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -119,6 +120,44 @@ func TestClient_Days(t *testing.T) {
 		require.NoError(t, b.Close())
 		require.NoError(t, server.Close())
 	})
+}
+
+// TestClient_Quiet: while nothing happens there is one connection, on which the
+// server holds its answers.
+func TestClient_Quiet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pipes := devca.NewPipes()
+		server := gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
+		c := gatemesh.Must(devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id}, pipes))
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		assert.EqualValues(t, 1, pipes.Dials.Load())
+		assert.InDelta(t, 60, pipes.Writes.Load(), 3, "a question each 30 s")
+		require.NoError(t, c.Close())
+		require.NoError(t, server.Close())
+	})
+}
+
+// TestServer_SlowRequest: who sends a request bit by bit is not waited for.
+func TestServer_SlowRequest(t *testing.T) {
+	t.Parallel()
+	for _, begin := range []string{"POST /v1/cert", "POST /v1/certificate HTTP/1.1\r\nHost: devca\r\nContent-Length: 100\r\n\r\nx"} {
+		synctest.Test(t, func(t *testing.T) {
+			pipes := devca.NewPipes()
+			server := gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
+			conn, err := pipes.Dial(t.Context())
+			require.NoError(t, err)
+			_, err = conn.Write([]byte(begin))
+			require.NoError(t, err)
+			start := time.Now()
+			_, err = io.Copy(io.Discard, conn)
+			require.NoError(t, err)
+			assert.Equal(t, 10*time.Second, time.Since(start))
+			require.NoError(t, conn.Close())
+			require.NoError(t, server.Close())
+		})
+	}
 }
 
 func TestClient_FollowsRoots(t *testing.T) {

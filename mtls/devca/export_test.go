@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,16 +17,30 @@ func SetIssue(s *Source, issue func(string, time.Duration) (tls.Certificate, err
 }
 
 // Pipes is a network in memory, for time that is not real.
-type Pipes struct{ conns chan net.Conn }
+type Pipes struct {
+	Dials, Writes atomic.Int64 // of clients
+	conns         chan net.Conn
+}
+
+type counted struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
 
 func NewPipes() *Pipes { return &Pipes{conns: make(chan net.Conn)} }
 
 // Dial connects to the server, if there is one.
 func (p *Pipes) Dial(context.Context) (net.Conn, error) {
+	p.Dials.Add(1)
 	ours, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:
-		return ours, nil
+		return counted{ours, &p.Writes}, nil
 	case <-time.After(time.Millisecond):
 		return nil, errors.Join(errors.New("nobody listens"), ours.Close(), theirs.Close())
 	}

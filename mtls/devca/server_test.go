@@ -193,6 +193,11 @@ func TestServer_TakesOnlyKeyAndID(t *testing.T) {
 	body, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	assert.NotContains(t, string(body), "bank", "the DNS name of the request")
+
+	resp, err = overSocket(path).Post("http://devca/v1/certificate", "", bytes.NewReader(request(t, key, "spiffe://other.example/a")))
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	assert.Equal(t, 403, resp.StatusCode, "whatever is allowed, another trust domain is not ours")
 }
 
 func FuzzParseRequest(f *testing.F) {

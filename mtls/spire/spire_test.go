@@ -191,6 +191,9 @@ func TestSource_PicksIdentity(t *testing.T) {
 		test.cfg.Addr = a.addr()
 		assert.Equal(t, test.want, newSource(t, test.cfg).Credentials().ID.String(), "%+v", test.cfg)
 	}
+	first.Hint, second.Hint = "", ""
+	a.set(response(first, second), nil)
+	assert.Equal(t, other, newSource(t, spire.Config{Addr: a.addr(), ID: other}).Credentials().ID.String(), "without hints")
 	for _, cfg := range []spire.Config{{ID: id + "/x"}, {Hint: "none"}, {TrustDomain: "other.example"}} {
 		cfg.Addr, cfg.Timeout = a.addr(), 200*time.Millisecond
 		_, err := spire.New(t.Context(), cfg)
