@@ -134,8 +134,10 @@ func TestClient_Quiet(t *testing.T) {
 		synctest.Wait()
 		assert.EqualValues(t, 1, pipes.Dials.Load())
 		assert.InDelta(t, 60, pipes.Writes.Load(), 3, "a question each 30 s")
-		require.NoError(t, c.Close())
+		start := time.Now()
 		require.NoError(t, server.Close())
+		assert.Less(t, time.Since(start), time.Second/2, "answers that are held do not hold the server")
+		require.NoError(t, c.Close())
 	})
 }
 
