@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/gatemesh-go/gatemesh/mtls"
 )
 
 // SetIssue replaces what a Source has its certificates from.
@@ -73,6 +75,23 @@ func NewServerOn(cfg ServerConfig, p *Pipes) (*Server, error) {
 func NewClientOn(ctx context.Context, cfg ClientConfig, p *Pipes) (*Client, error) {
 	cfg.Socket = "/unused"
 	return newClient(ctx, cfg, p.Dial)
+}
+
+// Sign returns a certificate of any id for the key of a request.
+func Sign(c *CA, id string, csr []byte) []byte {
+	_, public, err := parseRequest(csr)
+	if err != nil {
+		panic(err)
+	}
+	parsed, err := mtls.ParseID(id)
+	if err != nil {
+		panic(err)
+	}
+	leaf, err := c.workload(parsed, public, time.Hour)
+	if err != nil {
+		panic(err)
+	}
+	return leaf.Raw
 }
 
 var ParseRequest = parseRequest
