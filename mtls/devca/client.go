@@ -62,6 +62,7 @@ type Client struct {
 
 	// of the goroutine alone
 	known  []*x509.Certificate // the roots
+	good   bool                // they vouch for the certificate
 	due    time.Time           // of the next renewal
 	failed bool                // and said so
 }
@@ -199,7 +200,7 @@ func (c *Client) follow(ctx context.Context) error {
 
 // stale reports whether it is time for another certificate.
 func (c *Client) stale() bool {
-	return !time.Now().Round(0).Before(c.due) || !vouched(c.current.Load().Certificate.Leaf, c.known)
+	return !c.good || !time.Now().Round(0).Before(c.due)
 }
 
 // await returns the roots of the server when they change, when it is time to
@@ -230,7 +231,7 @@ func (c *Client) trust(roots []*x509.Certificate) error {
 	creds := *c.current.Load()
 	creds.Bundles = bundles
 	c.current.Store(&creds)
-	c.known = roots
+	c.known, c.good = roots, vouched(creds.Certificate.Leaf, roots)
 	observe(c.observer, gatemesh.EventNotice, "the authority has other roots", nil)
 	return nil
 }
@@ -263,7 +264,7 @@ func (c *Client) renew(ctx context.Context) error {
 		return err
 	}
 	c.current.Store(creds)
-	c.known, c.due = roots, twoThirds(now, creds.Certificate.Leaf)
+	c.known, c.good, c.due = roots, true, twoThirds(now, creds.Certificate.Leaf)
 	observe(c.observer, gatemesh.EventNotice, "new certificate", nil)
 	return nil
 }

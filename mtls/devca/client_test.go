@@ -6,11 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -33,8 +32,11 @@ func TestNewClient_Invalid(t *testing.T) {
 	}
 	_, err = devca.NewClient(t.Context(), devca.ClientConfig{ID: "x"})
 	assert.ErrorContains(t, err, "ClientConfig.ID")
-	_, err = devca.NewClient(t.Context(), devca.ClientConfig{ID: id, Socket: socket(t), Timeout: time.Millisecond})
-	assert.ErrorIs(t, err, os.ErrNotExist, "says why nobody was there")
+	path := socket(t)
+	synctest.Test(t, func(t *testing.T) { // has time for all attempts, however slow the machine is
+		_, err := devca.NewClient(t.Context(), devca.ClientConfig{ID: id, Socket: path})
+		assert.ErrorIs(t, err, os.ErrNotExist, "says why nobody was there")
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = devca.NewClient(ctx, devca.ClientConfig{ID: id, Socket: socket(t)})
@@ -119,6 +121,46 @@ func TestClient_Days(t *testing.T) {
 		require.NoError(t, b.Close())
 		require.NoError(t, server.Close())
 	})
+}
+
+// TestClient_Quiet: while nothing happens there is one connection, on which the
+// server holds its answers.
+func TestClient_Quiet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pipes := devca.NewPipes()
+		server := gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
+		c := gatemesh.Must(devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id}, pipes))
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		assert.EqualValues(t, 1, pipes.Dials.Load())
+		assert.InDelta(t, 60, pipes.Writes.Load(), 3, "a question each 30 s")
+		start := time.Now()
+		require.NoError(t, server.Close())
+		assert.Less(t, time.Since(start), time.Second/2, "answers that are held do not hold the server")
+		require.NoError(t, c.Close())
+	})
+}
+
+// TestServer_SlowRequest: who sends a request bit by bit is not waited for.
+func TestServer_SlowRequest(t *testing.T) {
+	t.Parallel()
+	for _, begin := range []string{"POST /v1/cert", "POST /v1/certificate HTTP/1.1\r\nHost: devca\r\nContent-Length: 100\r\n\r\nx"} {
+		synctest.Test(t, func(t *testing.T) {
+			pipes := devca.NewPipes()
+			server := gatemesh.Must(devca.NewServerOn(devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local"))}, pipes))
+			conn, err := pipes.Dial(t.Context())
+			require.NoError(t, err)
+			_, err = conn.Write([]byte(begin))
+			require.NoError(t, err)
+			start := time.Now()
+			_, err = io.Copy(io.Discard, conn)
+			require.NoError(t, err)
+			assert.Equal(t, 10*time.Second, time.Since(start))
+			require.NoError(t, conn.Close())
+			require.NoError(t, server.Close())
+		})
+	}
 }
 
 func TestClient_FollowsRoots(t *testing.T) {
@@ -211,40 +253,42 @@ func TestClient_WaitsForServer(t *testing.T) {
 func TestClient_BadServer(t *testing.T) {
 	t.Parallel()
 	ca, other := gatemesh.Must(devca.New("cluster.local")), gatemesh.Must(devca.New("cluster.local"))
-	leaf := gatemesh.Must(ca.Issue(id, time.Hour)).Leaf
-	reply := func(cert []byte, roots ...[]byte) string {
-		return string(gatemesh.Must(json.Marshal(map[string]any{"certificate": cert, "roots": roots})))
-	}
-	root := ca.Bundle()[0].Raw
+	leaf := gatemesh.Must(ca.Issue(id, time.Hour)).Leaf.Raw
+	root, otherRoot := ca.Bundle()[0].Raw, other.Bundle()[0].Raw
 	many := make([][]byte, 33)
 	for i := range many {
 		many[i] = root
 	}
-	for name, body := range map[string]string{
-		"no JSON":          "x",
-		"empty":            "{}",
-		"no roots":         reply(leaf.Raw),
-		"many roots":       reply(leaf.Raw, many...),
-		"a root of noise":  reply(leaf.Raw, []byte("x")),
-		"a leaf as root":   reply(leaf.Raw, leaf.Raw),
-		"no certificate":   reply(nil, root),
-		"another key":      reply(leaf.Raw, root),
-		"another's root":   reply(leaf.Raw, other.Bundle()[0].Raw),
-		"too long to read": reply(make([]byte, 300<<10), root),
+	reply := func(cert []byte, roots ...[]byte) string {
+		return string(gatemesh.Must(json.Marshal(map[string]any{"certificate": cert, "roots": roots})))
+	}
+	for want, answer := range map[string]func(csr []byte) string{
+		"invalid character":     func([]byte) string { return "x" },
+		"0 roots":               func([]byte) string { return "{}" },
+		"33 roots":              func(csr []byte) string { return reply(devca.Sign(ca, id, csr), many...) },
+		"root that cannot be":   func(csr []byte) string { return reply(devca.Sign(ca, id, csr), []byte("x")) },
+		"is no CA":              func(csr []byte) string { return reply(devca.Sign(ca, id, csr), leaf) },
+		"x509: malformed":       func([]byte) string { return reply(nil, root) },
+		"key does not belong":   func([]byte) string { return reply(leaf, root) },
+		"do not vouch":          func(csr []byte) string { return reply(devca.Sign(ca, id, csr), otherRoot) },
+		"certificate of spiffe": func(csr []byte) string { return reply(devca.Sign(ca, "spiffe://cluster.local/b", csr), root) },
+		"too long":              func(csr []byte) string { return reply(make([]byte, 300<<10), root) },
 	} {
-		path := socket(t)
-		require.NoError(t, os.Mkdir(filepath.Dir(path), 0o700))
-		l, err := net.Listen("unix", path)
-		require.NoError(t, err)
-		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(body))
-		})}
-		served := make(chan error, 1)
-		go func() { served <- s.Serve(l) }()
-		_, err = devca.NewClient(t.Context(), devca.ClientConfig{ID: id, Socket: path, Timeout: 50 * time.Millisecond})
-		assert.Error(t, err, name)
-		require.NoError(t, s.Close())
-		assert.ErrorIs(t, <-served, http.ErrServerClosed)
+		synctest.Test(t, func(t *testing.T) {
+			pipes := devca.NewPipes()
+			l := devca.ListenOn(pipes)
+			s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				csr, err := io.ReadAll(r.Body)
+				assert.NoError(t, err)
+				_, _ = w.Write([]byte(answer(csr)))
+			})}
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(l) }()
+			_, err := devca.NewClientOn(t.Context(), devca.ClientConfig{ID: id}, pipes)
+			assert.ErrorContains(t, err, want)
+			require.NoError(t, s.Close())
+			assert.ErrorIs(t, <-served, http.ErrServerClosed)
+		})
 	}
 }
 

@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
+
+	"github.com/gatemesh-go/gatemesh/mtls"
 )
 
 // SetIssue replaces what a Source has its certificates from.
@@ -16,16 +19,30 @@ func SetIssue(s *Source, issue func(string, time.Duration) (tls.Certificate, err
 }
 
 // Pipes is a network in memory, for time that is not real.
-type Pipes struct{ conns chan net.Conn }
+type Pipes struct {
+	Dials, Writes atomic.Int64 // of clients
+	conns         chan net.Conn
+}
+
+type counted struct {
+	net.Conn
+	writes *atomic.Int64
+}
+
+func (c counted) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(b)
+}
 
 func NewPipes() *Pipes { return &Pipes{conns: make(chan net.Conn)} }
 
 // Dial connects to the server, if there is one.
 func (p *Pipes) Dial(context.Context) (net.Conn, error) {
+	p.Dials.Add(1)
 	ours, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:
-		return ours, nil
+		return counted{ours, &p.Writes}, nil
 	case <-time.After(time.Millisecond):
 		return nil, errors.Join(errors.New("nobody listens"), ours.Close(), theirs.Close())
 	}
@@ -58,6 +75,23 @@ func NewServerOn(cfg ServerConfig, p *Pipes) (*Server, error) {
 func NewClientOn(ctx context.Context, cfg ClientConfig, p *Pipes) (*Client, error) {
 	cfg.Socket = "/unused"
 	return newClient(ctx, cfg, p.Dial)
+}
+
+// Sign returns a certificate of any id for the key of a request.
+func Sign(c *CA, id string, csr []byte) []byte {
+	_, public, err := parseRequest(csr)
+	if err != nil {
+		panic(err)
+	}
+	parsed, err := mtls.ParseID(id)
+	if err != nil {
+		panic(err)
+	}
+	leaf, err := c.workload(parsed, public, time.Hour)
+	if err != nil {
+		panic(err)
+	}
+	return leaf.Raw
 }
 
 var ParseRequest = parseRequest

@@ -1,6 +1,7 @@
 package devca_test
 
 import (
+	"io"
 	"net"
 	"testing"
 
@@ -23,6 +24,33 @@ func TestServer_PeerUser(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
 	assert.NoError(t, devca.SamePeer(c))
+}
+
+// conns is a listener with connections that are there already.
+type conns chan net.Conn
+
+func (c conns) Accept() (net.Conn, error) { return <-c, nil }
+func (c conns) Close() error              { return nil }
+func (c conns) Addr() net.Addr            { return nil }
+
+func TestGuarded(t *testing.T) {
+	t.Parallel()
+	path := socket(t)
+	newServer(t, devca.ServerConfig{CA: gatemesh.Must(devca.New("cluster.local")), Socket: path})
+	same, err := net.Dial("unix", path)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, same.Close()) }()
+	ours, stranger := net.Pipe()
+	l := make(conns, 2)
+	l <- stranger
+	l <- same
+	var heard events
+	got, err := devca.Guarded(l, &heard).Accept()
+	require.NoError(t, err)
+	assert.Same(t, same, got, "the other one was passed over")
+	_, err = ours.Write([]byte("x"))
+	assert.ErrorIs(t, err, io.ErrClosedPipe)
+	assert.EqualValues(t, 1, heard.notices.Load())
 }
 
 func TestSameUser(t *testing.T) {

@@ -31,9 +31,7 @@ func (c *CA) Rotate() error {
 func (c *CA) Retire() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	newest := c.roots[len(c.roots)-1]
-	newest.since = time.Now()
-	return c.rely([]root{newest})
+	return c.rely(c.roots[len(c.roots)-1:])
 }
 
 // newRoot returns a root that signs at once.
@@ -85,7 +83,7 @@ func alive(roots []root, now time.Time) (alive []root) {
 	return alive
 }
 
-// signer returns the newest root that signs already.
+// signer returns the newest root that signs already, or else the oldest.
 func (c *CA) signer(now time.Time) (root, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

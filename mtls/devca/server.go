@@ -46,7 +46,8 @@ type ServerConfig struct {
 // Server lets the processes of one user on one machine form a mesh: each gets
 // certificates through a [Client]. It listens on a unix socket and nowhere
 // else, whose folder is for its owner alone; on Linux it also asks the kernel
-// that the other process runs as the same user. Private keys never travel: a
+// that the other process runs as the same user. Windows has no such modes, and a
+// Server refuses to start there. Private keys never travel: a
 // client sends a request that it has signed with a key of its own.
 //
 // It is not for production: every process of the user gets any identity that

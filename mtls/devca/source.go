@@ -52,6 +52,7 @@ type Source struct {
 	mu      sync.Mutex // held while certificates are replaced
 	due     time.Time  // of the next renewal
 	backoff time.Duration
+	checked *trust      // vouches for the certificate
 	timer   *time.Timer // nil without renewal
 	closed  bool
 }
@@ -118,8 +119,10 @@ func (s *Source) tick(now time.Time) {
 	s.mu.Lock()
 	var err error
 	if !s.closed {
-		if !now.Before(s.due) || !s.trusted() {
+		if trust := s.ca.trusted(); !now.Before(s.due) || trust != s.checked && !vouched(s.current.Load().Certificate.Leaf, trust.certs) {
 			err = s.renew(now)
+		} else {
+			s.checked = trust
 		}
 		s.timer.Reset(wait(now, s.due))
 	}
@@ -130,11 +133,6 @@ func (s *Source) tick(now time.Time) {
 			Kind: gatemesh.EventFault, Layer: "devca", Message: "certificate not renewed, the old one stays", Err: err,
 		})
 	}
-}
-
-// trusted reports whether the roots of now vouch for the certificate.
-func (s *Source) trusted() bool {
-	return vouched(s.current.Load().Certificate.Leaf, s.ca.trusted().certs)
 }
 
 // vouched reports whether one of the roots has signed the leaf. Unlike a
@@ -169,6 +167,7 @@ func (s *Source) renew(now time.Time) error {
 		return err
 	}
 	s.current.Store(creds)
+	s.checked = nil
 	s.backoff, s.due = 0, twoThirds(now, creds.Certificate.Leaf)
 	return nil
 }

@@ -50,10 +50,13 @@ type Config struct {
 // bundle that is empty or holds no CA, a certificate that has expired, or that
 // is of another trust domain, or none of the wanted id. Then, and while the
 // agent is away or says that there is no identity for us, the last good
-// credentials stay, whether or not they have expired: handshakes judge that. So
-// a workload that loses its registration goes on until the end of its
-// certificate, as it does with other clients of the API; the Observer hears of
-// it at once. An agent that comes back is found within about 10 s.
+// credentials stay, whether or not they have expired: handshakes judge that. An
+// agent that comes back is found within about 10 s.
+//
+// So a workload that loses its registration goes on until the end of its
+// certificate, where Workload API §5.2.1 would rather have it stop at once:
+// agents say the same for a moment when they are started, and a workload that
+// means harm would not stop. The Observer hears of it at once.
 //
 // A Source owns goroutines, which [Source.Close] ends. It is safe for concurrent
 // use. Printing it shows its SPIFFE id and no key.

@@ -84,7 +84,7 @@ func TestNew_Environment(t *testing.T) {
 func TestNew_Bounded(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t)
-	_, err := spire.New(t.Context(), spire.Config{Addr: a.addr(), Timeout: 50 * time.Millisecond})
+	_, err := spire.New(t.Context(), spire.Config{Addr: a.addr(), Timeout: 3 * time.Second})
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Equal(t, codes.Unavailable, status.Code(err), "says why: %v", err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -92,7 +92,7 @@ func TestNew_Bounded(t *testing.T) {
 	_, err = spire.New(ctx, spire.Config{Addr: a.addr()})
 	assert.ErrorIs(t, err, context.Canceled)
 	a.start(t) // which has no identity for us
-	_, err = spire.New(t.Context(), spire.Config{Addr: a.addr(), Timeout: 500 * time.Millisecond})
+	_, err = spire.New(t.Context(), spire.Config{Addr: a.addr(), Timeout: 3 * time.Second})
 	assert.ErrorContains(t, err, "no identity issued")
 }
 
@@ -191,8 +191,11 @@ func TestSource_PicksIdentity(t *testing.T) {
 		test.cfg.Addr = a.addr()
 		assert.Equal(t, test.want, newSource(t, test.cfg).Credentials().ID.String(), "%+v", test.cfg)
 	}
+	first.Hint, second.Hint = "", ""
+	a.set(response(first, second), nil)
+	assert.Equal(t, other, newSource(t, spire.Config{Addr: a.addr(), ID: other}).Credentials().ID.String(), "without hints")
 	for _, cfg := range []spire.Config{{ID: id + "/x"}, {Hint: "none"}, {TrustDomain: "other.example"}} {
-		cfg.Addr, cfg.Timeout = a.addr(), 200*time.Millisecond
+		cfg.Addr, cfg.Timeout = a.addr(), 3*time.Second
 		_, err := spire.New(t.Context(), cfg)
 		assert.ErrorContains(t, err, id, "what the agent has: %+v", cfg)
 	}
