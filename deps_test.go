@@ -47,7 +47,7 @@ var foreign = map[string][]string{
 	"meshtest":          {"github.com/spiffe/go-spiffe/v2/"},
 	"ratelimit":         {"golang.org/x/time/rate"},
 	"trace":             {"go.opentelemetry.io/otel", "go.opentelemetry.io/auto/sdk", "github.com/go-logr/", "github.com/cespare/xxhash/v2"},
-	"manifest":          {"go.yaml.in/yaml/v3"},
+	"manifest":          {"go.yaml.in/yaml/v3", "github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset"}, // the latter as auth has them
 	"grpcmesh":          {"google.golang.org/", "golang.org/x/"},
 	"internal/grpctest": {"google.golang.org/", "golang.org/x/"},
 	"internal/dnstest":  {"golang.org/x/net/dns/dnsmessage"},
@@ -66,7 +66,7 @@ var forbidden = map[string]struct {
 	"go.opentelemetry.io/otel/sdk":     {"belongs to the application", nil},
 	"github.com/prometheus/":           {"belongs to the application", nil},
 	"github.com/stretchr/testify":      {"only in test files", nil},
-	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth"}},
+	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth", "manifest"}},
 	"testing":                          {"only in test files", nil},
 }
 

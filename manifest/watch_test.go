@@ -160,6 +160,18 @@ func TestWatcher(t *testing.T) {
 		f.looks(5)
 		f.wants(nil, []string{"DIR: manifests can be used again, and are as they were"})
 
+		// What was faulty before it could not be read is told again.
+		write(t, f.file("b.yaml"), "kind: X\n")
+		faulty := []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml:1: apiVersion: is required"}
+		f.looks(2)
+		f.wants(nil, faulty)
+		require.NoError(t, os.Rename(f.dir, f.dir+".gone"))
+		f.looks(2)
+		f.take()
+		require.NoError(t, os.Rename(f.dir+".gone", f.dir))
+		f.looks(2)
+		f.wants(nil, faulty)
+
 		require.NoError(t, f.Close())
 		require.NoError(t, f.Close())
 		write(t, f.file("b.yaml"), allowing("three"))
@@ -317,6 +329,23 @@ func TestWatcherStrangers(t *testing.T) {
 		require.NoError(t, syscall.Mkfifo(f.file("b.yaml"), 0o600))
 		f.looks(5)
 		f.wants(nil, []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml: is not a regular file"})
+	})
+}
+
+// Close waits for an Apply, so that what it uses can be closed after it.
+func TestWatcherClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ended atomic.Bool
+		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: folder, Interval: interval, Apply: func(*manifest.Set) error {
+			time.Sleep(time.Minute)
+			ended.Store(true)
+			return nil
+		}})
+		require.NoError(t, err)
+		time.Sleep(2*interval + interval/2)
+		require.NoError(t, w.Close())
+		assert.True(t, ended.Load())
 	})
 }
 
