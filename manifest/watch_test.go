@@ -329,6 +329,15 @@ func TestWatcherStrangers(t *testing.T) {
 		require.NoError(t, syscall.Mkfifo(f.file("b.yaml"), 0o600))
 		f.looks(5)
 		f.wants(nil, []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml: is not a regular file"})
+		// A file that can be read and is empty is another fault.
+		require.NoError(t, os.Remove(f.file("b.yaml")))
+		write(t, f.file("b.yaml"), "")
+		f.looks(2)
+		f.wants(nil, []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml: there is no document in the file"})
+		require.NoError(t, os.Remove(f.file("b.yaml")))
+		require.NoError(t, os.Rename(f.file("a.yaml"), f.file("z.yaml")))
+		f.looks(2)
+		f.wants(inUse("one")) // under another name, which positions tell
 	})
 }
 
