@@ -53,7 +53,7 @@ var foreign = map[string][]string{
 	"meshtest":          {"github.com/spiffe/go-spiffe/v2/"},
 	"ratelimit":         {"golang.org/x/time/rate"},
 	"trace":             {"go.opentelemetry.io/otel", "go.opentelemetry.io/auto/sdk", "github.com/go-logr/", "github.com/cespare/xxhash/v2"},
-	"manifest":          {"go.yaml.in/yaml/v3", "github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset"}, // the latter with auth
+	"manifest":          {"go.yaml.in/yaml/v3"},
 	"grpcmesh":          {"google.golang.org/", "golang.org/x/"},
 	"internal/grpctest": {"google.golang.org/", "golang.org/x/"},
 	"internal/dnstest":  {"golang.org/x/net/dns/dnsmessage"},
@@ -72,7 +72,7 @@ var forbidden = map[string]struct {
 	"go.opentelemetry.io/otel/sdk":     {"belongs to the application", nil},
 	"github.com/prometheus/":           {"belongs to the application", nil},
 	"github.com/stretchr/testify":      {"only in test files", nil},
-	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth", "manifest"}},
+	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth", "manifest", "auth/policy/policytest"}},
 	"testing":                          {"only in test files", nil},
 }
 
@@ -117,10 +117,11 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// foreignOf returns what the packages below bring with them.
+// foreignOf returns what the packages below bring with them, and those below them.
 func foreignOf(pkgs []string) (prefixes []string) {
 	for _, p := range pkgs {
 		prefixes = append(prefixes, foreign[p]...)
+		prefixes = append(prefixes, foreignOf(arrows[p])...)
 	}
 	return prefixes
 }

@@ -160,6 +160,18 @@ func TestWatcher(t *testing.T) {
 		f.looks(5)
 		f.wants(nil, []string{"DIR: manifests can be used again, and are as they were"})
 
+		// What was faulty before it could not be read is told again.
+		write(t, f.file("b.yaml"), "kind: X\n")
+		faulty := []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml:1: apiVersion: is required"}
+		f.looks(2)
+		f.wants(nil, faulty)
+		require.NoError(t, os.Rename(f.dir, f.dir+".gone"))
+		f.looks(2)
+		f.take()
+		require.NoError(t, os.Rename(f.dir+".gone", f.dir))
+		f.looks(2)
+		f.wants(nil, faulty)
+
 		require.NoError(t, f.Close())
 		require.NoError(t, f.Close())
 		write(t, f.file("b.yaml"), allowing("three"))
@@ -317,6 +329,32 @@ func TestWatcherStrangers(t *testing.T) {
 		require.NoError(t, syscall.Mkfifo(f.file("b.yaml"), 0o600))
 		f.looks(5)
 		f.wants(nil, []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml: is not a regular file"})
+		// A file that can be read and is empty is another fault.
+		require.NoError(t, os.Remove(f.file("b.yaml")))
+		write(t, f.file("b.yaml"), "")
+		f.looks(2)
+		f.wants(nil, []string{"DIR: manifests cannot be used, the last good ones stay: DIR/b.yaml: there is no document in the file"})
+		require.NoError(t, os.Remove(f.file("b.yaml")))
+		require.NoError(t, os.Rename(f.file("a.yaml"), f.file("z.yaml")))
+		f.looks(2)
+		f.wants(inUse("one")) // under another name, which positions tell
+	})
+}
+
+// Close waits for an Apply, so that what it uses can be closed after it.
+func TestWatcherClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ended atomic.Bool
+		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: folder, Interval: interval, Apply: func(*manifest.Set) error {
+			time.Sleep(time.Minute)
+			ended.Store(true)
+			return nil
+		}})
+		require.NoError(t, err)
+		time.Sleep(2*interval + interval/2)
+		require.NoError(t, w.Close())
+		assert.True(t, ended.Load())
 	})
 }
 
