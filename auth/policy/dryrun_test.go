@@ -356,3 +356,19 @@ func BenchmarkDryRun(b *testing.B) {
 		})
 	}
 }
+
+// A hook that has refused a call would do so for the candidate, if that asks it.
+func TestDryRunHookRefusesAgain(t *testing.T) {
+	t.Parallel()
+	ask := Policy{Name: "ask", Namespace: "production", Action: ActionCustom, Provider: "h", Rules: []Rule{{}}}
+	cfg := trial(paths("/*"), paths("/*"))
+	cfg.Policies = append(cfg.Policies, ask)
+	cfg.Hooks = map[string]Hook{"h": func(context.Context, *gatemesh.Call) error { return errors.New("no") }}
+	for differ, policies := range [][]Policy{append([]Policy{ask}, cfg.Candidate.Policies...), cfg.Candidate.Policies} {
+		cfg.Candidate = &Candidate{Policies: policies}
+		e := engine(t, cfg)
+		_, err := e.Admit(t.Context(), call(t, gatemesh.CallInfo{Path: "/a"}))
+		require.Error(t, err)
+		assert.Equal(t, uint64(differ), dryRunOf(t, e).Differing)
+	}
+}
