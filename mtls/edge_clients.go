@@ -105,13 +105,11 @@ func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certifica
 		return nil, errClientMissing
 	case len(certs) == 0:
 		return nil, nil
-	case s.cfg.Clients == EdgeClientsIgnored:
-		return nil, errClientUnwanted
 	case len(certs) > maxChain:
 		return nil, fmt.Errorf("mtls: the client sent more than %d certificates", maxChain)
 	}
 	roots := s.watch.Current().clients
-	if roots == nil { // crypto/x509 would read it as the system roots
+	if roots == nil { // they are ignored; crypto/x509 would read it as the system roots
 		return nil, errClientUnwanted
 	}
 	leaf := certs[0]

@@ -66,6 +66,10 @@ func TestEdge_Clients(t *testing.T) {
 	root, stranger := newAuthority(t), newAuthority(t)
 	good := customer(t, root)
 	anyURI := customer(t, root, "https://customer.example/1")
+	long := customer(t, root)
+	for range 10 {
+		long.Certificate = append(long.Certificate, root.cert.Raw)
+	}
 	for name, c := range map[string]struct {
 		cert               tls.Certificate
 		optional, required bool
@@ -73,6 +77,7 @@ func TestEdge_Clients(t *testing.T) {
 		"none":         {tls.Certificate{}, true, false},
 		"good":         {good, true, true},
 		"other URI":    {anyURI, true, true},
+		"long chain":   {long, false, false},
 		"stranger":     {customer(t, stranger), false, false},
 		"self-signed":  {stranger.tls(), false, false},
 		"for servers":  {root.site(t, "a.example"), false, false},

@@ -19,14 +19,13 @@ type tickets struct {
 
 // ticketKeys are the keys of a period. They are immutable.
 type ticketKeys struct {
-	number  int64         // counts what was made
-	begin   time.Time     // of the period
-	period  time.Duration // how long it is
-	secrets [][32]byte    // that of the period, and that of the one before
+	number  int64      // counts what was made
+	begin   time.Time  // of the period
+	secrets [][32]byte // that of the period, and that of the one before
 }
 
 func (k *ticketKeys) goodAt(now time.Time, period time.Duration) bool {
-	return k != nil && k.period == period && now.Sub(k.begin) < period
+	return k != nil && now.Sub(k.begin) < period
 }
 
 // at returns the keys for now. Nobody has to call it in each period: keys that
@@ -41,18 +40,14 @@ func (t *tickets) at(now time.Time, period time.Duration) *ticketKeys {
 	if old.goodAt(now, period) { // somebody else was faster
 		return old
 	}
-	next, over := &ticketKeys{begin: now, period: period}, time.Duration(2)
+	next, over := &ticketKeys{begin: now}, time.Duration(2)
 	if old != nil {
-		over = max(0, now.Sub(old.begin)/period) // periods that have ended
+		over = now.Sub(old.begin) / period // periods that have ended
 		next.number, next.begin = old.number+1, old.begin.Add(over*period)
 	}
-	switch over {
-	case 0: // the period is of another length, and goes on
-		next.secrets = old.secrets
-	case 1:
-		next.secrets = [][32]byte{random(), old.secrets[0]}
-	default:
-		next.secrets = [][32]byte{random()}
+	next.secrets = [][32]byte{random()}
+	if over == 1 { // else nobody has a ticket that is still good
+		next.secrets = append(next.secrets, old.secrets[0])
 	}
 	t.current.Store(next)
 	return next
