@@ -491,6 +491,7 @@ func TestWideRules(t *testing.T) {
 	}
 	for name, rule := range map[string]Rule{
 		"sources and operations": many,
+		"not all by principal":   {From: append(slices.Clone(many.From), Source{Namespaces: []string{"a"}}), To: many.To},
 		"principals and paths":   {From: []Source{{Principals: principals}}, To: []Operation{{Paths: paths}}},
 		"more principals":        {From: []Source{{Principals: principals}}, To: []Operation{{Paths: paths[:20]}}},
 		"more paths":             {From: []Source{{Principals: principals[:20]}}, To: []Operation{{Paths: paths}}},

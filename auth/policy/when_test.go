@@ -284,6 +284,7 @@ func TestKeys(t *testing.T) {
 		"request.auth.claims[]":                            errKeyClaim,
 		"request.auth.claims[a":                            errKeyClaim,
 		"request.auth.claims[a]]":                          errKeyClaim,
+		"request.auth.claims[[a]":                          errKeyClaim,
 		"request.auth.claims[[a]]":                         errKeyClaim,
 		"request.auth.claims[a]b":                          errKeyClaim,
 		"request.auth.claims[a].b":                         errKeyClaim,
