@@ -2,9 +2,9 @@
 // other end of a mutual-TLS connection by its SPIFFE id, with no sidecar.
 //
 // A [Source] says who we are and whom we trust, and may change its mind at any
-// time: [Files] follows PEM files, package devca is an authority in memory for
-// development and tests. [Files.Update] changes which files those are while
-// connections live. [New] makes a [TLS] of a Source and an [Authorizer],
+// time: [Files] follows PEM files, package spire an agent of the SPIFFE Workload
+// API, and package devca is an authority in memory for development and tests.
+// [Files.Update] changes which files those are while connections live. [New] makes a [TLS] of a Source and an [Authorizer],
 // which says who may connect:
 //
 //	m := gatemesh.Must(mtls.New(mtls.Config{
