@@ -211,7 +211,7 @@ func (cfg *KeyFileConfig) read() (c follow.Contents[KeySet], err error) {
 	}
 	return follow.Contents[KeySet]{
 		Version: sha256.Sum256(data),
-		Make: func(*KeySet, time.Time, bool) (*KeySet, error) {
+		Make: func(*KeySet, time.Time) (*KeySet, error) {
 			return parseKeyFile(cfg.Path, string(data))
 		},
 	}, nil

@@ -216,7 +216,7 @@ func (cfg *FilesConfig) read() (out follow.Contents[loaded], err error) {
 	bundles.Sum(c.bundles[:0])
 	all.Write(c.bundles[:])
 	all.Sum(out.Version[:0])
-	out.Make = func(last *loaded, now time.Time, _ bool) (*loaded, error) { return cfg.credentials(c, last, now) }
+	out.Make = func(last *loaded, now time.Time) (*loaded, error) { return cfg.credentials(c, last, now) }
 	return out, errors.Join(errs...)
 }
 

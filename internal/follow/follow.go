@@ -22,9 +22,9 @@ type Contents[T any] struct {
 	Version Version
 	// Make judges the contents as of now and returns what is made of them, last
 	// itself if that stays in use. If some of the contents are of no use, it
-	// may return a value for the rest besides the error; it must not where
-	// strict is set, for a configuration that is about to be accepted.
-	Make func(last *T, now time.Time, strict bool) (*T, error)
+	// may return a value for the rest besides the error; Begin, where last is
+	// that of another configuration or nil, accepts none.
+	Make func(last *T, now time.Time) (*T, error)
 }
 
 // News is what there is to tell after a look.
@@ -69,7 +69,7 @@ func Begin[T any](cfg Config[T], before *Watch[T], now time.Time) (w *Watch[T], 
 	if before != nil {
 		last = before.Current()
 	}
-	made, err := c.Make(last, now, true)
+	made, err := c.Make(last, now)
 	if err != nil {
 		return nil, false, err
 	}
@@ -123,7 +123,7 @@ func (w *Watch[T]) load(now time.Time) (changed bool, err error) {
 		return false, nil
 	}
 	last := w.Current()
-	made, err := c.Make(last, now, false)
+	made, err := c.Make(last, now)
 	if made == nil {
 		return false, err
 	}

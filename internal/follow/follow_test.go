@@ -95,11 +95,9 @@ func (s *script) config() follow.Config[string] {
 				return c, errors.New("nothing there")
 			}
 			copy(c.Version[:], text)
-			c.Make = func(last *string, _ time.Time, strict bool) (*string, error) {
+			c.Make = func(last *string, _ time.Time) (*string, error) {
 				switch {
 				case strings.HasPrefix(text, "bad"):
-					return nil, errors.New(text)
-				case strings.HasPrefix(text, "half") && strict:
 					return nil, errors.New(text)
 				case strings.HasPrefix(text, "half") && *last == text:
 					return last, errors.New(text)
