@@ -400,7 +400,7 @@ func (h *hops) gatemeshGRPC(tb testing.TB) {
 	payment := h.member(tb, paymentID, orderID)
 	server, err := grpcmesh.NewServer(h.chain(tb, payment))
 	require.NoError(tb, err)
-	h.meshRPC = serveGRPC(tb, append(server.Options(), grpc.Creds(grpcmesh.ServerCredentials(payment)))...)
+	h.meshRPC = serveGRPC(tb, append(server.Options(), grpc.Creds(grpcmesh.Credentials(payment, nil)))...)
 	h.meshConn, err = grpcmesh.Dial(grpcmesh.DialConfig{
 		Service: "payment-service", Outbound: outbound(tb), Pool: endpoints(tb, h.meshRPC),
 		TLS: h.member(tb, orderID, paymentID), Callee: exactly(tb, paymentID),

@@ -113,12 +113,6 @@ func (cfg *DialConfig) validate() error {
 	return errors.Join(errs...)
 }
 
-// ServerCredentials returns the credentials of a grpc.Server that admits
-// verified workloads only.
-func ServerCredentials(t *mtls.TLS) credentials.TransportCredentials {
-	return credentials.NewTLS(t.ServerConfig())
-}
-
 type streamKey struct{} // marks the contexts of streams
 
 // unary and stream look before every attempt whether the credentials are still

@@ -78,7 +78,7 @@ func TestDialOptions(t *testing.T) {
 	ca := gatemesh.Must(devca.New("td.example"))
 	_, them := join(t, ca, "callee")
 	source, us := join(t, ca, "caller")
-	b := newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(them)))
+	b := newBackend(t, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	got := make(chan metadata.MD, 1)
 	b.do(func(ctx context.Context, _ grpc.ServerStream) error {
 		md, _ := metadata.FromIncomingContext(ctx)
@@ -226,8 +226,8 @@ func TestDialPinned(t *testing.T) {
 	_, impostor := join(t, ca, "impostor")
 	_, stranger := join(t, gatemesh.Must(devca.New("td.example")), "callee")
 	_, us := join(t, ca, "caller")
-	good := backends(t, 2, grpc.Creds(grpcmesh.ServerCredentials(them)))
-	bad := []*backend{newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(impostor))), newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(stranger))), newBackend(t)}
+	good := backends(t, 2, grpc.Creds(grpcmesh.Credentials(them, nil)))
+	bad := []*backend{newBackend(t, grpc.Creds(grpcmesh.Credentials(impostor, nil))), newBackend(t, grpc.Creds(grpcmesh.Credentials(stranger, nil))), newBackend(t)}
 	p := newPool(t, pool.Static(addrs(append(bad, good...)...)...))
 	conn := dialTo(t, p, grpcmesh.DialConfig{TLS: us})
 	connected(t, conn, good...)
@@ -258,7 +258,7 @@ func TestDialWithoutCredentials(t *testing.T) {
 	var source fickle
 	source.Store(real.Credentials())
 	us := gatemesh.Must(mtls.New(mtls.Config{Source: &source, Authorize: gatemesh.Must(mtls.MemberOf("td.example"))}))
-	b := newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(them)))
+	b := newBackend(t, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	conn := dialTo(t, newPool(t, pool.Static(b.addr)), grpcmesh.DialConfig{TLS: us})
 	_, err := call(t.Context(), conn, checkMethod)
 	require.NoError(t, err)
@@ -303,7 +303,7 @@ func TestMTLS06_Rotation(t *testing.T) {
 	theirs, them := join(t, ca, "callee")
 	ours, us := join(t, ca, "caller")
 	mesh := newServer(gatemesh.EntryConfig{Peer: them.Peer}, them.Layer()) // judges the peer of every call
-	all := backends(t, 2, append(mesh.Options(), grpc.Creds(grpcmesh.ServerCredentials(them)))...)
+	all := backends(t, 2, append(mesh.Options(), grpc.Creds(grpcmesh.Credentials(them, nil)))...)
 	var seen [2]atomic.Pointer[[32]byte]
 	for i, b := range all {
 		b.do(func(ctx context.Context, s grpc.ServerStream) error {
@@ -378,7 +378,7 @@ func TestDialRenewal(t *testing.T) {
 	ca := gatemesh.Must(devca.New("td.example"))
 	_, them := join(t, ca, "callee")
 	ours, us := join(t, ca, "caller")
-	b := newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(them)))
+	b := newBackend(t, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	var seen atomic.Pointer[[32]byte]
 	b.do(func(ctx context.Context, s grpc.ServerStream) error {
 		c := presented(ctx)
@@ -426,7 +426,7 @@ func TestDialIdle(t *testing.T) {
 	ca := gatemesh.Must(devca.New("td.example"))
 	_, them := join(t, ca, "callee")
 	ours, us := join(t, ca, "caller")
-	all := backends(t, 2, grpc.Creds(grpcmesh.ServerCredentials(them)))
+	all := backends(t, 2, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	p := newPool(t, pool.Static(all[0].addr))
 	conn := dialTo(t, p, grpcmesh.DialConfig{TLS: us, Options: []grpc.DialOption{grpc.WithIdleTimeout(5 * time.Millisecond)}})
 	for i := range 10 {
@@ -634,7 +634,7 @@ func TestDialUpdates(t *testing.T) {
 	ca := gatemesh.Must(devca.New("td.example"))
 	_, them := join(t, ca, "callee")
 	ours, us := join(t, ca, "caller")
-	all := backends(t, 3, grpc.Creds(grpcmesh.ServerCredentials(them)))
+	all := backends(t, 3, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	p := newPool(t, pool.Static(addrs(all...)...))
 	conn := dialTo(t, p, grpcmesh.DialConfig{TLS: us, Options: []grpc.DialOption{grpc.WithIdleTimeout(10 * time.Millisecond)}})
 	var calls, changes sync.WaitGroup

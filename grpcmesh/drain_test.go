@@ -178,7 +178,7 @@ func newRollout(t *testing.T, secure bool) *rollout {
 		var them *mtls.TLS
 		_, them = join(t, ca, "callee")
 		_, with.TLS = join(t, ca, "caller")
-		opts = append(opts, grpc.Creds(grpcmesh.ServerCredentials(them)))
+		opts = append(opts, grpc.Creds(grpcmesh.Credentials(them, nil)))
 	}
 	r.serve = func(drain time.Duration) *served { return serveRPC(t, drain, opts...) }
 	r.all = []*served{r.serve(0), r.serve(0)}

@@ -31,7 +31,7 @@ func ExampleDial() {
 
 	var addrs []string
 	for range 3 {
-		server := grpc.NewServer(grpc.Creds(grpcmesh.ServerCredentials(payment)))
+		server := grpc.NewServer(grpc.Creds(grpcmesh.Credentials(payment, nil)))
 		grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 		listener := gatemesh.Must(net.Listen("tcp", "127.0.0.1:0"))
 		addrs = append(addrs, listener.Addr().String())

@@ -26,7 +26,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 	callee := gatemesh.Must(mtls.Exactly(spiffe("callee")))
 	start := func() (server *grpc.Server, served chan error, p *pool.Pool, conn *grpc.ClientConn) {
 		mesh := newServer(gatemesh.EntryConfig{Peer: them.Peer}, them.Layer())
-		server = grpc.NewServer(append(mesh.Options(), grpc.Creds(grpcmesh.ServerCredentials(them)))...)
+		server = grpc.NewServer(append(mesh.Options(), grpc.Creds(grpcmesh.Credentials(them, nil)))...)
 		b := &backend{}
 		b.do(echo)
 		b.register(server)

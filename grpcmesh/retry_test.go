@@ -188,7 +188,7 @@ func TestLC03_DialMetadata(t *testing.T) {
 		got <- md
 		return nil
 	}
-	inside, outside := newBackend(t, grpc.Creds(grpcmesh.ServerCredentials(them))), newBackend(t)
+	inside, outside := newBackend(t, grpc.Creds(grpcmesh.Credentials(them, nil))), newBackend(t)
 	inside.do(note)
 	outside.do(note)
 	mesh := dialTo(t, newPool(t, pool.Static(inside.addr)), grpcmesh.DialConfig{TLS: us, Outbound: outbound(nil, stamps("ours"))})

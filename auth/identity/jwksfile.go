@@ -84,7 +84,7 @@ func (cfg *JWKSFileConfig) read() (c follow.Contents[StaticKeys], err error) {
 	}
 	return follow.Contents[StaticKeys]{
 		Version: sha256.Sum256(data),
-		Make: func(*StaticKeys, time.Time, bool) (*StaticKeys, error) {
+		Make: func(*StaticKeys, time.Time) (*StaticKeys, error) {
 			keys, err := ParseJWKS(data)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", cfg.Path, err)

@@ -256,9 +256,9 @@ func (p *platform) rpc(r *replica, chain *gatemesh.Chain) (*grpc.Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	options := append(mesh.Options(), grpc.Creds(grpcmesh.ServerCredentials(r.member.TLS())))
+	options := append(mesh.Options(), grpc.Creds(grpcmesh.Credentials(r.member.TLS(), nil)))
 	if p.broken == "j" { // mutual TLS, and nothing behind it
-		options = []grpc.ServerOption{grpc.Creds(grpcmesh.ServerCredentials(r.member.TLS()))}
+		options = []grpc.ServerOption{grpc.Creds(grpcmesh.Credentials(r.member.TLS(), nil))}
 	}
 	server := grpc.NewServer(options...)
 	r.register(r, server)

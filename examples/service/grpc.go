@@ -20,7 +20,7 @@ func newGRPC(chain *gatemesh.Chain, peers *mtls.TLS, log *slog.Logger) (*grpc.Se
 	if err != nil {
 		return nil, err
 	}
-	server := grpc.NewServer(append(layers.Options(), grpc.Creds(grpcmesh.ServerCredentials(peers)))...)
+	server := grpc.NewServer(append(layers.Options(), grpc.Creds(grpcmesh.Credentials(peers, nil)))...)
 	paymentspb.RegisterPaymentsServer(server, &payments{log: log})
 	return server, nil
 }

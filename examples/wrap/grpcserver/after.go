@@ -36,7 +36,7 @@ func (s *service) After(ctx context.Context, l net.Listener) error {
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{Peer: peers.Peer, TrustRequestID: gatemesh.AnyPeer}))
 	chain := gatemesh.Must(gatemesh.NewChain(entry, peers.Layer(), users.Layer(), rules.Layer()))
 	opts = append(gatemesh.Must(grpcmesh.NewServer(chain)).Options(), opts...)
-	opts = append(opts, grpc.Creds(grpcmesh.ServerCredentials(peers)))
+	opts = append(opts, grpc.Creds(grpcmesh.Credentials(peers, nil)))
 	// gatemesh: end
 	srv := grpc.NewServer(opts...)
 	s.register(srv)

@@ -179,7 +179,7 @@ func (f *Folder) ServeGRPC(t *testing.T, workload string) string {
 	server, err := grpcmesh.NewServer(chain)
 	require.NoError(t, err)
 	return Serve(t, func(ctx context.Context, l net.Listener) error {
-		srv := grpc.NewServer(append(server.Options(), grpc.Creds(grpcmesh.ServerCredentials(member.TLS())))...)
+		srv := grpc.NewServer(append(server.Options(), grpc.Creds(grpcmesh.Credentials(member.TLS(), nil)))...)
 		(&API{}).Register(srv)
 		defer context.AfterFunc(ctx, srv.GracefulStop)()
 		return srv.Serve(l)
