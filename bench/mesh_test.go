@@ -65,6 +65,7 @@ func newMeshServers(tb testing.TB) *meshServers {
 	require.NoError(tb, err)
 	m := &meshServers{hops: &hops{ca: ca}, addr: map[string]string{}}
 	add := func(name string, config *tls.Config, handler http.Handler) {
+		config = config.Clone() // a server writes into its own
 		config.NextProtos = []string{"http/1.1"}
 		m.names, m.addr[name] = append(m.names, name), serveHTTP(tb, config, handler)
 	}
@@ -75,7 +76,7 @@ func newMeshServers(tb testing.TB) *meshServers {
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool(),
 	}
 	add("plain", config, app)
-	add("field", config.Clone(), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	add("field", config, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header()[gatemesh.RequestIDHeader] = meshID
 		app(w, r)
 	}))
