@@ -33,7 +33,7 @@ var arrows = map[string][]string{
 	"serve":             {},
 	"manifest":          {"", "auth", "auth/policy", "routing", "canary", "mtls"},
 	"grpcmesh":          {"", "mtls", "routing/pool"},
-	"internal/follow":   {},
+	"internal/follow":   {""},
 	"internal/grpctest": {},
 	"internal/dnstest":  {},
 	"internal/leaktest": {},

@@ -201,7 +201,11 @@ func (cfg KeyFileConfig) complete() (KeyFileConfig, error) {
 
 // follow says how cfg's file is read, and what is told about it.
 func (cfg KeyFileConfig) follow() follow.Config[KeySet] {
-	return follow.Config[KeySet]{Interval: cfg.Interval, Read: cfg.read, Tell: cfg.tell}
+	return follow.Config[KeySet]{Interval: cfg.Interval, Read: cfg.read, Tell: follow.Teller{
+		Observer: cfg.Observer, Layer: "auth", Loaded: "API keys loaded",
+		Faulty:   "API key file not usable, the last good keys stay",
+		Restored: "API key file is usable again, and as it was",
+	}.Tell}
 }
 
 func (cfg *KeyFileConfig) read() (c follow.Contents[KeySet], err error) {
@@ -215,22 +219,6 @@ func (cfg *KeyFileConfig) read() (c follow.Contents[KeySet], err error) {
 			return parseKeyFile(cfg.Path, string(data))
 		},
 	}, nil
-}
-
-func (cfg *KeyFileConfig) tell(news follow.News, err error) {
-	if cfg.Observer == nil {
-		return
-	}
-	e := gatemesh.Event{Kind: gatemesh.EventNotice, Layer: "auth", Err: err}
-	switch news {
-	case follow.Loaded:
-		e.Message = "API keys loaded"
-	case follow.Faulty:
-		e.Kind, e.Message = gatemesh.EventFault, "API key file not usable, the last good keys stay"
-	case follow.Restored:
-		e.Message = "API key file is usable again, and as it was"
-	}
-	cfg.Observer.Observe(context.Background(), e)
 }
 
 // Update replaces the configuration, all of it at once: when it returns, the

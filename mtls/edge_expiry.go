@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -78,7 +79,7 @@ func (x *edgeExpiry) tell(s *edgeState, now time.Time) {
 		leaf, step := sha256.Sum256(c.cert.Certificate[0]), c.step(now)
 		if _, twice := told[leaf]; !twice && step > x.told[leaf] {
 			due = append(due, gatemesh.Event{
-				Kind: edgeSteps[step].kind, Message: edgeSteps[step].message,
+				Kind: edgeSteps[step].kind, Layer: "mtls", Message: edgeSteps[step].message,
 				Err: fmt.Errorf("mtls: %s: the certificate for %s is valid from %s to %s", c.from, strings.Join(c.names, ", "),
 					c.since.UTC().Format(time.RFC3339), c.until.UTC().Format(time.RFC3339)),
 			})
@@ -88,6 +89,8 @@ func (x *edgeExpiry) tell(s *edgeState, now time.Time) {
 	x.told = told
 	x.mu.Unlock() // whoever is told may call Update
 	for _, e := range due {
-		report(s.cfg.Observer, e.Kind, e.Message, e.Err)
+		if s.cfg.Observer != nil {
+			s.cfg.Observer.Observe(context.Background(), e)
+		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/internal/follow"
 )
 
@@ -29,15 +28,9 @@ type edgeFile struct {
 // follow says how the certificates are read, and what is told about them.
 func (e *Edge) follow(cfg EdgeConfig) follow.Config[edgeSet] {
 	read := func() (follow.Contents[edgeSet], error) { return e.read(&cfg) }
-	return follow.Config[edgeSet]{Interval: cfg.Interval, Read: read, Tell: func(news follow.News, err error) {
-		switch news {
-		case follow.Loaded:
-			report(cfg.Observer, gatemesh.EventNotice, "edge certificates loaded", nil)
-		case follow.Faulty:
-			report(cfg.Observer, gatemesh.EventFault, "edge certificates not usable, the last good ones stay", err)
-		case follow.Restored: // nobody has to do anything
-		}
-	}}
+	return follow.Config[edgeSet]{Interval: cfg.Interval, Read: read, Tell: follow.Teller{
+		Observer: cfg.Observer, Layer: "mtls", Loaded: "edge certificates loaded", Faulty: "edge certificates not usable, the last good ones stay",
+	}.Tell}
 }
 
 func (e *Edge) read(cfg *EdgeConfig) (out follow.Contents[edgeSet], err error) {

@@ -1,7 +1,6 @@
 package mtls
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -164,21 +163,9 @@ func (f *Files) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "files with %v", f.
 
 // follow says how the files are read, and what is told about them.
 func (cfg FilesConfig) follow() follow.Config[loaded] {
-	return follow.Config[loaded]{Interval: cfg.Interval, Read: cfg.read, Tell: func(news follow.News, err error) {
-		switch news {
-		case follow.Loaded:
-			report(cfg.Observer, gatemesh.EventNotice, "certificate files loaded", nil)
-		case follow.Faulty:
-			report(cfg.Observer, gatemesh.EventFault, "certificate files not usable, the last good ones stay", err)
-		case follow.Restored: // nobody has to do anything
-		}
-	}}
-}
-
-func report(o gatemesh.Observer, kind gatemesh.EventKind, message string, err error) {
-	if o != nil {
-		o.Observe(context.Background(), gatemesh.Event{Kind: kind, Layer: "mtls", Message: message, Err: err})
-	}
+	return follow.Config[loaded]{Interval: cfg.Interval, Read: cfg.read, Tell: follow.Teller{
+		Observer: cfg.Observer, Layer: "mtls", Loaded: "certificate files loaded", Faulty: "certificate files not usable, the last good ones stay",
+	}.Tell}
 }
 
 // contents are all files as they were read together.

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
@@ -74,7 +73,11 @@ func (cfg JWKSFileConfig) complete() (JWKSFileConfig, error) {
 
 // follow says how cfg's file is read, and what is told about it.
 func (cfg JWKSFileConfig) follow() follow.Config[StaticKeys] {
-	return follow.Config[StaticKeys]{Interval: cfg.Interval, Read: cfg.read, Tell: cfg.tell}
+	return follow.Config[StaticKeys]{Interval: cfg.Interval, Read: cfg.read, Tell: follow.Teller{
+		Observer: cfg.Observer, Layer: "identity", Loaded: "identity keys loaded",
+		Faulty:   "identity key file not usable, the last good keys stay",
+		Restored: "identity key file is usable again, and as it was",
+	}.Tell}
 }
 
 func (cfg *JWKSFileConfig) read() (c follow.Contents[StaticKeys], err error) {
@@ -92,22 +95,6 @@ func (cfg *JWKSFileConfig) read() (c follow.Contents[StaticKeys], err error) {
 			return &keys, nil
 		},
 	}, nil
-}
-
-func (cfg *JWKSFileConfig) tell(news follow.News, err error) {
-	if cfg.Observer == nil {
-		return
-	}
-	e := gatemesh.Event{Kind: gatemesh.EventNotice, Layer: "identity", Err: err}
-	switch news {
-	case follow.Loaded:
-		e.Message = "identity keys loaded"
-	case follow.Faulty:
-		e.Kind, e.Message = gatemesh.EventFault, "identity key file not usable, the last good keys stay"
-	case follow.Restored:
-		e.Message = "identity key file is usable again, and as it was"
-	}
-	cfg.Observer.Observe(context.Background(), e)
 }
 
 // Update replaces the configuration, all of it at once: when it returns, the
