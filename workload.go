@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -37,6 +38,27 @@ type Workload struct {
 // spiffe://TRUSTDOMAIN/ns/NAMESPACE/sa/SERVICEACCOUNT.
 func (w Workload) SPIFFEID() string {
 	return "spiffe://" + w.TrustDomain + "/ns/" + w.Namespace + "/sa/" + w.ServiceAccount
+}
+
+// GatewayLabel is the label of a workload that serves a Gateway: its name, in
+// the workload's namespace (Gateway API, GEP-1762).
+const GatewayLabel = "gateway.networking.k8s.io/gateway-name"
+
+// HasLabels reports whether w has all of labels, as a selector asks for them.
+func (w Workload) HasLabels(labels map[string]string) bool {
+	for name, want := range labels {
+		if got, ok := w.Labels[name]; !ok || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+// Serves reports whether w serves one of the Gateways of its namespace with
+// these names, which its label [GatewayLabel] says.
+func (w Workload) Serves(gateways []string) bool {
+	name, ok := w.Labels[GatewayLabel]
+	return ok && slices.Contains(gateways, name)
 }
 
 // Clone returns a copy that shares nothing with w.

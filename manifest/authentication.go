@@ -135,15 +135,10 @@ func (a *Authentication) Close() error {
 }
 
 func selects(ra *RequestAuthentication, w *gatemesh.Workload, root string) bool {
-	if ra.Namespace != w.Namespace && ra.Namespace != root {
-		return false
+	if ra.Gateways != nil {
+		return ra.Namespace == w.Namespace && w.Serves(ra.Gateways)
 	}
-	for name, want := range ra.Selector {
-		if got, ok := w.Labels[name]; !ok || got != want {
-			return false
-		}
-	}
-	return true
+	return (ra.Namespace == w.Namespace || ra.Namespace == root) && w.HasLabels(ra.Selector)
 }
 
 // authBuilder collects an Authentication and faults.

@@ -11,8 +11,9 @@ import (
 
 // authorizationSpec is the spec of an AuthorizationPolicy.
 type authorizationSpec struct {
-	mark     `refused:"targetRef targetRefs"`
+	mark     `refused:"targetRef" why:"targetRef=write targetRefs"`
 	Selector selector   `json:"selector"`
+	Targets  targetRefs `json:"targetRefs" check:"items=16"`
 	Action   text       `json:"action" check:"default=ALLOW enum=ALLOW|DENY|AUDIT|CUSTOM"`
 	Provider provider   `json:"provider"`
 	Rules    []authRule `json:"rules" check:"empty"`
@@ -116,6 +117,7 @@ var actions = map[string]policy.Action{
 }
 
 func (a *authorizationSpec) check(s scope) {
+	a.Targets.check(s, &a.Selector)
 	if action := a.Action.V; action != "ALLOW" && len(a.Rules) == 0 {
 		s.fault(a.sub("rules"), "is required where action is %s: without rules, nothing is %s", action,
 			map[string]string{"DENY": "denied", "AUDIT": "audited", "CUSTOM": "asked"}[action])
@@ -210,7 +212,7 @@ func (set *Set) Policies() []policy.Policy {
 	for _, p := range set.policies {
 		to := policy.Policy{
 			Name: p.Metadata.Name.V, Namespace: p.Metadata.Namespace.V,
-			Position: p.scope.position(p.mark), Selector: maps.Clone(p.Spec.Selector.MatchLabels.V),
+			Position: p.scope.position(p.mark), Selector: maps.Clone(p.Spec.Selector.MatchLabels.V), Gateways: p.Spec.Targets.names(),
 			Action: actions[p.Spec.Action.V], Provider: p.Spec.Provider.Name.V,
 		}
 		for i := range p.Spec.Rules {

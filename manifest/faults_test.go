@@ -106,7 +106,7 @@ func TestFaults(t *testing.T) {
 		"regex":          {vs, `exact: "true"`, "regex: .*", vs + ":14: " + inVS + "spec.http[0].match[0].headers.x-canary.regex: not supported by gatemesh"},
 		"trafficPolicy":  {dr, "subsets:", "trafficPolicy: {}\n  subsets:", dr + ":9: " + inDR + "spec.trafficPolicy: not supported by gatemesh"},
 		"when":           {ap, "- from:", "- when: []\n      from:", ap + ":12: " + inAP + "spec.rules[0].when: the list is empty; fill it, or leave it out"},
-		"targetRefs":     {ap, "selector:", "targetRefs: []\n  selector:", ap + ":8: " + inAP + "spec.targetRefs: not supported by gatemesh"},
+		"targetRefs":     {ap, "selector:", "targetRefs: []\n  selector:", ap + ":8: " + inAP + "spec.targetRefs: the list is empty; fill it, or leave it out"},
 		"custom":         {ap, "selector:", "action: CUSTOM\n  selector:", ap + ":8: " + inAP + "spec.provider: is required where action is CUSTOM"},
 		"action":         {ap, "selector:", "action: allow\n  selector:", ap + ":8: " + inAP + `spec.action: "allow" is unknown; it must be ALLOW or DENY or AUDIT or CUSTOM`},
 		"regular path":   {hr, "type: PathPrefix", "type: RegularExpression", hr + ":15: " + inHR + "spec.rules[0].matches[0].path.type: RegularExpression is not supported by gatemesh; it must be PathPrefix or Exact"},
@@ -202,7 +202,7 @@ func TestFaults(t *testing.T) {
 		"template and star":       {ap, "/v1/payments/*", "/v1/{*}/*", ap + ":19: " + inAP + `spec.rules[0].to[0].operation.paths[0]: "/v1/{*}/*": in a path template ` + "`*`" + ` stands in {*} and {**} alone, and other segments are of the characters of a path (RFC 3986 pchar)`},
 		"custom without rules":    {ap, "  selector:\n    matchLabels:\n      app: payment-service\n  rules:\n    - from:\n        - source:\n            principals:\n              - \"cluster.local/ns/production/sa/order-service\"\n      to:\n        - operation:\n            methods: [\"POST\"]\n            paths: [\"/v1/payments/*\"]", "  action: CUSTOM\n  provider: {name: a}", ap + ":8: " + inAP + `spec.rules: is required where action is CUSTOM: without rules, nothing is asked`},
 		"provider without CUSTOM": {ap, "selector:", "action: AUDIT\n  provider:\n    name: a\n  selector:", ap + ":10: " + inAP + `spec.provider: is for action CUSTOM alone, not AUDIT`},
-		"target":                  {ap, "selector:", "targetRefs: [{kind: Service, group: \"\", name: payment}]\n  selector:", ap + ":8: " + inAP + `spec.targetRefs: not supported by gatemesh`},
+		"target":                  {ap, "selector:", "targetRefs: [{kind: Service, group: gateway.networking.k8s.io, name: payment}]\n  selector:", ap + ":8: " + inAP + `spec.targetRefs[0].kind: Service is not supported by gatemesh; it must be Gateway`},
 		"empty selector":          {ap, "matchLabels:\n      app: payment-service", "matchLabels: {}", ap + ":9: " + inAP + "spec.selector.matchLabels: the map is empty; fill it, or leave it out"},
 	} {
 		t.Run(name, func(t *testing.T) {

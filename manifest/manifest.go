@@ -118,6 +118,8 @@ func (set *Set) link() {
 	unique(seen, "PeerAuthentication", set.peerAuthentications)
 	set.linkPeerAuthentications()
 	unique(seen, "RequestAuthentication", set.requestAuths)
+	linkTargets(set, set.policies, func(s *authorizationSpec) targetRefs { return s.Targets })
+	linkTargets(set, set.requestAuths, func(s *requestAuthSpec) targetRefs { return s.Targets })
 	for i, g := range set.gateways {
 		// A route of an internal Gateway must not be served by another one.
 		if i > 0 {

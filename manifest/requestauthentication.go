@@ -14,9 +14,10 @@ import (
 
 // requestAuthSpec is the spec of a RequestAuthentication.
 type requestAuthSpec struct {
-	mark     `refused:"targetRef targetRefs" why:"targetRef=select the workload by its labels; targetRefs=select the workload by its labels"`
-	Selector selector  `json:"selector"`
-	JWTRules []jwtRule `json:"jwtRules" check:"required items=64"`
+	mark     `refused:"targetRef" why:"targetRef=write targetRefs"`
+	Selector selector   `json:"selector"`
+	Targets  targetRefs `json:"targetRefs" check:"items=16"`
+	JWTRules []jwtRule  `json:"jwtRules" check:"required items=64"`
 }
 
 type jwtRule struct {
@@ -72,6 +73,7 @@ func (f *boolean) decode(s scope, n *yaml.Node, _ checks) {
 }
 
 func (a *requestAuthSpec) check(s scope) {
+	a.Targets.check(s, &a.Selector)
 	seen := make(names)
 	for i := range a.JWTRules {
 		r := &a.JWTRules[i]
@@ -134,6 +136,9 @@ type RequestAuthentication struct {
 	// Selector are labels that a workload must have; with none, it is every one
 	// in the namespace, or anywhere if it is the root namespace.
 	Selector map[string]string
+	// Gateways are names of Gateways in Namespace, in place of Selector: it is
+	// for the workloads that serve one of them, see [gatemesh.GatewayLabel].
+	Gateways []string
 	// Rules are one for each issuer.
 	Rules []JWTRule
 }
@@ -160,7 +165,7 @@ func (set *Set) RequestAuthentications() []RequestAuthentication {
 	for _, a := range set.requestAuths {
 		to := RequestAuthentication{
 			Name: a.Metadata.Name.V, Namespace: a.Metadata.Namespace.V,
-			Position: a.scope.position(a.mark), Selector: maps.Clone(a.Spec.Selector.MatchLabels.V),
+			Position: a.scope.position(a.mark), Selector: maps.Clone(a.Spec.Selector.MatchLabels.V), Gateways: a.Spec.Targets.names(),
 		}
 		for i := range a.Spec.JWTRules {
 			to.Rules = append(to.Rules, a.Spec.JWTRules[i].rule(a.scope))

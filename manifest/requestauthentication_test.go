@@ -67,7 +67,7 @@ func TestRequestAuthenticationFaults(t *testing.T) {
 	secret := `{"keys":[{"kty":"oct","k":"` + strings.Repeat("c2VjcmV0", 8) + `"}]}`
 	const rule0, rule1 = inRA + "spec.jwtRules[0].", inRA + "spec.jwtRules[1]."
 	for name, tt := range map[string]struct{ old, new, want string }{
-		"targetRefs":              {"selector:", "targetRefs: []\n  selector:", ":8: " + inRA + "spec.targetRefs: not supported by gatemesh: select the workload by its labels"},
+		"targetRefs":              {"selector:", "targetRefs: []\n  selector:", ":8: " + inRA + "spec.targetRefs: the list is empty; fill it, or leave it out"},
 		"no rules":                {"jwtRules:", "jwtRules: []\n  x:", ":11: " + inRA + "spec.jwtRules: the list is empty; fill it, or leave it out"},
 		"no issuer":               {"- issuer: partner\n      audiences", "- audiences", ":23: " + rule1 + "issuer: is required"},
 		"issuer twice":            {"issuer: partner", "issuer: https://idp.example", ":23: " + rule1 + `issuer: not supported by gatemesh: "https://idp.example" is the issuer of spec.jwtRules[0] already`},

@@ -149,7 +149,7 @@ func ResolveModes(cfg ModesConfig) (Modes, error) {
 		case p.Namespace != cfg.Workload.Namespace:
 		case len(p.Selector) == 0:
 			namespace = p
-		case !selects(p.Selector, cfg.Workload.Labels):
+		case !cfg.Workload.HasLabels(p.Selector):
 		case workload != nil:
 			errs = append(errs, fmt.Errorf("mtls: %s: %s selects %s, too; Istio would take the older one", p, workload, cfg.Workload.Name))
 		default:
@@ -196,13 +196,4 @@ func (p *PeerAuthentication) scope() string {
 		fmt.Fprintf(&b, " %q=%q", k, p.Selector[k])
 	}
 	return b.String()
-}
-
-func selects(selector, labels map[string]string) bool {
-	for k, v := range selector {
-		if has, ok := labels[k]; !ok || has != v {
-			return false
-		}
-	}
-	return true
 }

@@ -162,15 +162,10 @@ func at(p gatemesh.Position) string {
 }
 
 func selects(p *Policy, w *gatemesh.Workload, root string) bool {
-	if p.Namespace != w.Namespace && p.Namespace != root {
-		return false
+	if p.Gateways != nil {
+		return p.Namespace == w.Namespace && w.Serves(p.Gateways)
 	}
-	for name, want := range p.Selector {
-		if got, ok := w.Labels[name]; !ok || got != want {
-			return false
-		}
-	}
-	return true
+	return (p.Namespace == w.Namespace || p.Namespace == root) && w.HasLabels(p.Selector)
 }
 
 // noticeRules remembers what an operator should know about rules without conditions.

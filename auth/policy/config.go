@@ -117,6 +117,11 @@ type Policy struct {
 	// every workload of Namespace, or of every namespace if Namespace is the
 	// root namespace.
 	Selector map[string]string
+	// Gateways are names of Gateways in Namespace that the policy is for, as
+	// targetRefs say it, in place of Selector: it selects the workloads that
+	// serve one of them, see [gatemesh.GatewayLabel]. nil is none; an empty list
+	// is a fault.
+	Gateways []string
 	// Action is what happens to calls that a rule matches. Default: ActionAllow.
 	Action Action
 	// Provider is the name of a hook in [Config.Hooks]. Required for

@@ -23,6 +23,14 @@ func (k *compiler) rules(p *Policy) []*rule {
 			k.fault(fmt.Sprintf("Selector[%s]", quote(name)), errors.New("labels are exact, without `*`, and have a name"))
 		}
 	}
+	switch {
+	case p.Gateways != nil && len(p.Gateways) == 0:
+		k.fault("Gateways", errEmptyList)
+	case p.Gateways != nil && p.Selector != nil:
+		k.fault("Gateways", errors.New("stand in place of Selector"))
+	case slices.Contains(p.Gateways, ""):
+		k.fault("Gateways", errEmpty)
+	}
 	rules := make([]*rule, 0, len(p.Rules))
 	for i := range p.Rules {
 		in := &p.Rules[i]

@@ -78,12 +78,34 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer gatemesh.Observer) (*version, error) {
 	v := &version{edge: b.edge, set: set, services: map[gatemesh.Destination]*service{}}
 	v.edge.Manifests = set
-	err := errors.Join(o.checkListeners(set), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
+	v.edge.Workload = b.edge.Workload.Clone()
+	delete(v.edge.Workload.Labels, gatemesh.GatewayLabel) // of the set before
+	if name, namespace := set.Gateway(); namespace == v.edge.Workload.Namespace {
+		v.edge.Workload.Labels[gatemesh.GatewayLabel] = name
+	}
+	err := errors.Join(o.checkListeners(set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
 	if err != nil {
 		v.close(old)
 		return nil, err
 	}
 	return v, nil
+}
+
+// checkTargets refuses policies for the Gateway if, to judge by its namespace,
+// that is somebody else: a DENY that is for nobody would go unnoticed.
+func (o *options) checkTargets(set *manifest.Set, self gatemesh.Workload) (err error) {
+	refuse := func(position gatemesh.Position, gateways []string) {
+		if gateways != nil && !self.Serves(gateways) {
+			err = errors.Join(err, fmt.Errorf("%s: the Gateway of its targetRefs is not in the namespace of -workload %s", position, o.workload))
+		}
+	}
+	for _, p := range set.Policies() {
+		refuse(p.Position, p.Gateways)
+	}
+	for _, a := range set.RequestAuthentications() {
+		refuse(a.Position, a.Gateways)
+	}
+	return err
 }
 
 func (o *options) checkListeners(set *manifest.Set) (err error) {
@@ -134,7 +156,7 @@ func (o *options) findServices(b *built, v, old *version, observer gatemesh.Obse
 // token; a file that appears in the folder does not make that optional.
 func (o *options) authenticate(b *built, v, old *version, observer gatemesh.Observer) error {
 	cfg := manifest.AuthenticationConfig{
-		Workload: b.edge.Workload, Audience: list(o.audience),
+		Workload: v.edge.Workload, Audience: list(o.audience),
 		Fetch: auth.JWKSConfig{Cooldown: o.cooldown, Observer: observer},
 	}
 	if o.jwks == "" {

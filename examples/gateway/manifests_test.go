@@ -354,3 +354,34 @@ func TestF12_FollowedUnderLoad(t *testing.T) {
 	assert.Positive(t, strangers.Load())
 	assert.Zero(t, f.log.count(`"level":"ERROR"`))
 }
+
+// A policy for the Gateway by targetRefs is for us; one that is for the Gateway
+// of somebody else is a mistake, and no DENY that nobody heeds.
+func TestFollowedTargets(t *testing.T) {
+	t.Parallel()
+	const deny = `---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: main-gateway}]
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/a/admin*"]}}]}]
+`
+	open := strings.Replace(routes("a", ""), `"/a"`, `"/a*"`, 1)
+	f := startFollowed(t, open, func(*options) {}, "-upstream", "a="+naming(t, "A"))
+	until(t, "not ready", func() bool { return f.ask("/a/admin", nil) == "200 A" })
+	replace(t, f.dir, open+deny)
+	until(t, "not in use", func() bool { return f.ask("/a/admin", nil) == "403" })
+	assert.Equal(t, "200 A", f.ask("/a", nil))
+
+	elsewhere := strings.ReplaceAll(open+deny, "metadata: {name: main-gateway}", "metadata: {name: main-gateway, namespace: edge}")
+	elsewhere = strings.Replace(elsewhere, "parentRefs: [{name: main-gateway}]", "parentRefs: [{name: main-gateway, namespace: edge}]", 1)
+	elsewhere = strings.Replace(elsewhere, "protocol: HTTP}", "protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}", 1)
+	elsewhere = strings.Replace(elsewhere, "name: no-admin", "name: no-admin, namespace: edge", 1)
+	replace(t, f.dir, elsewhere)
+	until(t, "not logged", func() bool {
+		return f.log.count("the Gateway of its targetRefs is not in the namespace of -workload main-gateway.default") > 0
+	})
+	assert.Equal(t, "403", f.ask("/a/admin", nil))
+}
