@@ -82,3 +82,66 @@ func TestCauseLooksAtFewAlternatives(t *testing.T) {
 	require.True(t, errors.As(err, &d))
 	assert.Contains(t, d.Cause().Error(), "principal", "a log line is not worth reading 5,001 alternatives")
 }
+
+// Thousands of rules that are told apart by one thing alone, whichever it is,
+// are searched and not read from the beginning.
+func TestIndexFindsByAnything(t *testing.T) {
+	t.Parallel()
+	const n = 2000
+	n1 := fmt.Sprint(n - 1)
+	claims := func(v any) *gatemesh.Principal {
+		return gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: "https://idp", Subject: "s" + n1, Scopes: []string{"x", "s" + n1}, Audience: []string{"a" + n1}, Claims: map[string]any{"tenant": v}})
+	}
+	all := func(o Operation, c ...Condition) Rule {
+		o.Paths, o.Methods = []string{"/*"}, []string{"GET"}
+		return Rule{From: []Source{{NotNamespaces: []string{"test"}}}, To: []Operation{o}, When: c}
+	}
+	for name, tt := range map[string]struct {
+		rule func(i string) Rule
+		in   gatemesh.CallInfo
+	}{
+		"host":        {func(i string) Rule { return all(Operation{Hosts: []string{"h" + i + ".test"}}) }, gatemesh.CallInfo{Host: "h" + n1 + ".test"}},
+		"hosts below": {func(i string) Rule { return all(Operation{Hosts: []string{"h" + i + ".test", "*.h" + i + ".test"}}) }, gatemesh.CallInfo{Host: "a.b.h" + n1 + ".test"}},
+		"host prefix": {func(i string) Rule { return all(Operation{Hosts: []string{"h" + i + ".*"}}) }, gatemesh.CallInfo{Host: "h" + n1 + ".test"}},
+		"claim": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "request.auth.claims[tenant]", Values: []string{"t" + i}})
+		}, gatemesh.CallInfo{Principal: claims([]any{"x", "t" + n1})}},
+		"scope": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "request.auth.claims[scope]", Values: []string{"s" + i}})
+		}, gatemesh.CallInfo{Principal: claims("")}},
+		"audience": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "request.auth.audiences", Values: []string{"a" + i}})
+		}, gatemesh.CallInfo{Principal: claims("")}},
+		"subject": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "request.auth.claims[sub]", Values: []string{"s" + i}})
+		}, gatemesh.CallInfo{Principal: claims("")}},
+		"user":       {func(i string) Rule { return from(Source{RequestPrincipals: []string{"https://idp/s" + i}}) }, gatemesh.CallInfo{Principal: claims("")}},
+		"namespace":  {func(i string) Rule { return from(Source{Namespaces: []string{"n" + i}}) }, gatemesh.CallInfo{Peer: peer(t, "n"+n1, "a")}},
+		"principals": {func(i string) Rule { return from(Source{Principals: []string{"cluster.local/ns/n" + i + "/*"}}) }, gatemesh.CallInfo{Peer: peer(t, "n"+n1, "a")}},
+		"server name": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "connection.sni", Values: []string{"h" + i + ".test"}})
+		}, gatemesh.CallInfo{SNI: "H" + n1 + ".test"}},
+		"template": {func(i string) Rule { return to(Operation{Paths: []string{"/p" + i + "/{*}/x"}}) }, gatemesh.CallInfo{Path: "/p" + n1 + "/1/x"}},
+	} {
+		p := policyOf("p", ActionAllow)
+		for i := range n {
+			p.Rules = append(p.Rules, tt.rule(fmt.Sprint(i)))
+		}
+		e := engine(t, config(p))
+		x := &e.state.Latest().allow.anyone
+		assert.Empty(t, x.rest, name)
+		require.Len(t, x.parts, 1, name)
+		for _, one := range x.parts[0].tree.nodes {
+			require.Equal(t, 1, max(len(one.exact), len(one.prefix)), "%s: %s", name, one.key)
+		}
+		assert.Equal(t, Allow, verdict(t, e, call(t, tt.in)), name)
+		assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Host: "h.test"})), name)
+		if name == "claim" {
+			assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims(7)})), "a number counts against the call")
+			p.Action = ActionDeny
+			e = engine(t, config(p, policyOf("a", ActionAllow, Rule{})))
+			assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims(7)})), "here, too")
+			assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims("other")})))
+		}
+	}
+}
