@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -144,4 +147,94 @@ func TestIndexFindsByAnything(t *testing.T) {
 			assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims("other")})))
 		}
 	}
+}
+
+// What is found by searching is what is found by asking every rule.
+func TestIndexAgreesWithAsking(t *testing.T) {
+	t.Parallel()
+	matched := 0
+	for seed := range uint64(60) {
+		g := generator{rand.New(rand.NewPCG(seed, 3))}
+		span := 20 + 20*int(seed)
+		word := func(format string) string { return strings.ReplaceAll(format, "%d", fmt.Sprint(g.IntN(span))) }
+		values := func(formats ...string) (out []string) {
+			for range 1 + g.IntN(2) {
+				out = append(out, word(pick(g, formats...)))
+			}
+			return out
+		}
+		newRule := func() (r Rule) {
+			var o Operation
+			var s Source
+			for range 1 + g.IntN(2) {
+				switch g.IntN(8) {
+				case 0:
+					o.Hosts = values("h%d.test", "*.h%d.test", "*%d.test", "h%d.*")
+				case 1:
+					o.Paths = values("/p%d", "/p%d/*", "/p%d/{*}", "*/p%d")
+				case 2:
+					s.Namespaces = values("n%d", "n%d*", "*%d")
+				case 3:
+					s.RequestPrincipals = values("https://idp/u%d", "https://idp/u%d*")
+				case 4:
+					r.When = append(r.When, Condition{Key: pick(g, "request.auth.claims[a]", "request.auth.claims[b]", "request.auth.claims[c][d]", "request.auth.claims[permission]"), Values: values("v%d", "v%d*", "*v%d")})
+				case 5:
+					r.When = append(r.When, Condition{Key: pick(g, "request.auth.claims[scope]", "request.auth.audiences", "request.auth.claims[aud]"), NotValues: values("v%d"), Values: values("v%d")})
+				case 6:
+					o.Hosts, o.NotHosts, s.NotNamespaces = values("h%d.test", "a.b.h%d.test"), values("h%d.test"), values("n%d")
+				default:
+					r.When = append(r.When, Condition{Key: pick(g, "connection.sni", "source.principal"), Values: values("*%d.test", "*.h%d.test", "*%d")})
+				}
+			}
+			if g.IntN(8) == 0 { // too many pairs to be taken apart
+				for i := range 40 {
+					r.From = append(r.From, Source{Namespaces: values("n%d")})
+					r.To = append(r.To, Operation{Ports: []string{fmt.Sprint(1200 + i)}})
+				}
+				return r
+			}
+			if !reflect.DeepEqual(s, Source{}) {
+				r.From = []Source{s}
+			}
+			if !reflect.DeepEqual(o, Operation{}) {
+				r.To = []Operation{o}
+			}
+			return r
+		}
+		p := policyOf("p", pick(g, ActionAllow, ActionDeny))
+		for range 4 + g.IntN(300) {
+			if r := newRule(); r.From != nil || r.To != nil || r.When != nil {
+				p.Rules = append(p.Rules, r)
+			}
+		}
+		s := engine(t, config(p)).state.Latest()
+		x := &s.allow
+		if p.Action == ActionDeny {
+			x = &s.deny
+		}
+		for range 60 {
+			claim := func() any {
+				return pick[any](g, word("v%d"), word("v%d x"), []any{word("v%d"), word("v%d")}, []any{7, word("v%d")}, 7, nil)
+			}
+			c := call(t, gatemesh.CallInfo{
+				Host: word(pick(g, "h%d.test", "a.b.h%d.test", "x%d.test")), Path: word(pick(g, "/p%d", "/p%d/a", "/a/p%d")), SNI: word("a.h%d.test"),
+				Peer: peer(t, word("n%d"), word("s%d")), LocalAddr: addr("10.0.0.1"), RequestID: "r",
+				Principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
+					Issuer: "https://idp", Subject: word("u%d"), Scopes: values("v%d"), Audience: values("v%d"),
+					Claims: map[string]any{"a": claim(), "b": claim(), "c": map[string]any{"d": claim()}, "permission": claim()},
+				}),
+			})
+			var r request
+			r.read(c)
+			want := slices.ContainsFunc(s.written[0].rules, func(one *rule) bool { return (&entry{one, one.from, one.to}).matches(&r) })
+			found := x.match(&r)
+			require.Equal(t, want, found != nil, "seed %d: %v", seed, c)
+			if want {
+				matched++
+				require.True(t, (&entry{found, found.from, found.to}).matches(&r))
+			}
+		}
+	}
+	assert.Greater(t, matched, 300)
+	assert.Less(t, matched, 3000)
 }

@@ -46,8 +46,9 @@ func (c *condition) finds() bool {
 	default:
 		return false
 	}
-	return !c.not && !c.any && !slices.ContainsFunc(c.patterns, func(p pattern) bool {
-		return p.kind == suffix && (c.field != fieldHost && c.field != fieldSNI || p.fixed[0] != '.')
+	return !c.not && !slices.ContainsFunc(c.patterns, func(p pattern) bool {
+		return p.kind == suffix && // others are not looked for
+			(c.field != fieldHost && c.field != fieldSNI || p.fixed[0] != '.')
 	})
 }
 
@@ -74,7 +75,7 @@ func (e *pendingEntry) findable() (out []*condition) {
 // partOf returns which of the parts is about the same as c, or -1.
 func (p *partIndex) partOf(c *condition) int {
 	i := slices.IndexFunc(p.parts, func(o part) bool {
-		return o.of.field == c.field && o.of.claim == c.claim && slices.Equal(o.of.path, c.path)
+		return o.of.field == c.field && slices.Equal(o.of.path, c.path)
 	})
 	if i < 0 && len(p.parts) < maxPartsOf {
 		i = len(p.parts)
@@ -145,7 +146,7 @@ func (p *part) add(e entry, patterns []pattern) {
 			p.suffixes[pt.fixed] = append(p.suffixes[pt.fixed], e)
 		case exact:
 			p.nodes = append(p.nodes, node[entry]{key: pt.fixed, exact: []entry{e}})
-		default: // a template begins with what stands before its first operator
+		default: // "*" begins with nothing, a template with what stands before its first operator
 			p.nodes = append(p.nodes, node[entry]{key: pt.fixed, prefix: []entry{e}})
 		}
 	}
