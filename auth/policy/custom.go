@@ -8,9 +8,16 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// ask asks the hook about c, which rule matches.
-func (cu *custom) ask(ctx context.Context, c *gatemesh.Call, rule *rule) error {
+// ask asks the hook about c, which is r and which rule matches.
+func (s *state) ask(ctx context.Context, cu *custom, c *gatemesh.Call, r *request, rule *rule) error {
+	returned := false
+	defer func() {
+		if !returned { // a panic, which goes on and refuses: callers must not escape an audit by it
+			s.auditCall(ctx, c, r, errPanicked)
+		}
+	}()
 	err := cu.hook(ctx, c)
+	returned = true
 	if err == nil {
 		return nil
 	}
@@ -24,6 +31,8 @@ func (cu *custom) ask(ctx context.Context, c *gatemesh.Call, rule *rule) error {
 	}
 	return d.WithCause(&hookRefusal{cu.provider, rule, cause})
 }
+
+var errPanicked = errors.New("policy: the hook panicked")
 
 var errNilDenial = errors.New("it returned a nil *Denial as an error")
 
@@ -42,14 +51,21 @@ func (h *hookRefusal) Error() string {
 
 func (h *hookRefusal) Unwrap() error { return h.cause }
 
-// audited is the event about c, which an AUDIT rule matches and which was
-// allowed or refused with err.
-func audited(c *gatemesh.Call, rule *rule, err error) gatemesh.Event {
+// auditCall tells the observer of c, which is r and which was allowed or
+// refused with err, if an AUDIT rule matches.
+func (s *state) auditCall(ctx context.Context, c *gatemesh.Call, r *request, err error) {
+	if s.observer == nil {
+		return
+	}
+	rule := s.audit.match(r)
+	if rule == nil {
+		return
+	}
 	verdict := Allow
 	if err != nil {
 		verdict = Deny
 	}
 	var e Explanation
 	e.name(rule, "the AUDIT rule matches, and the verdict is "+verdict.String())
-	return gatemesh.Event{Kind: gatemesh.EventNotice, Layer: layerName, Call: c, Message: "audit", Err: errors.New(e.String())}
+	s.observer.Observe(ctx, gatemesh.Event{Kind: gatemesh.EventNotice, Layer: layerName, Call: c, Message: "audit", Err: errors.New(e.String())})
 }

@@ -227,29 +227,30 @@ func (d *dryRun) describe(c *gatemesh.Call, live *state, r *request, got, would 
 		First: c.Received(), Protocol: c.Protocol(), Method: c.Method(), Host: keptText(c.Host()), Path: keptText(c.Path()), SNI: keptText(c.SNI()),
 		RemoteAddr: c.RemoteAddr(), LocalAddr: c.LocalAddr(), Client: c.Client(),
 	}
-	in := gatemesh.CallInfo{
-		Protocol: out.Protocol, Method: out.Method, Host: out.Host, Path: out.Path, SNI: out.SNI,
-		RemoteAddr: out.RemoteAddr, LocalAddr: out.LocalAddr, Client: out.Client, RequestID: "dry-run",
-	}
+	// Not by NewCall, which may refuse what an Entry accepts, or what is cut.
+	again := r.keep(nil)
+	again.principal, again.texts[fieldUser] = nil, text{}
+	again.texts[fieldHost][0], again.texts[fieldSNI][0] = out.Host, strings.ToLower(out.SNI)
+	again.texts[fieldPath][0] = keptText(c.MatchPath())
+	cut := false
 	if p := c.Peer(); p != nil {
 		out.Peer = keptText(p.ID())
-		in.Peer = p
+		cut = out.Peer != p.ID()
 	}
 	if p := c.Principal(); p != nil {
 		out.Issuer, out.Subject = keptText(p.Issuer()), keptText(p.Subject())
 		if out.Issuer != "" || out.Subject != "" {
-			in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: out.Issuer, Subject: out.Subject})
+			again.principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Issuer: out.Issuer, Subject: out.Subject})
 		}
-	}
-	var again request
-	if kept, err := gatemesh.NewCall(in); err == nil {
-		again.read(kept)
+		if out.Issuer != "" && out.Subject != "" {
+			again.texts[fieldUser] = text{out.Issuer, "/", out.Subject}
+		}
 	}
 	out.Live = explainKept(live, &again, got)
 	out.Candidate = explainKept(d.candidate, &again, would)
 	lv, _ := live.judge(&again)
 	cv, _ := d.candidate.judge(&again)
-	out.Partial = lv != got.verdict || cv != would.verdict || in.Peer != nil && out.Peer != in.Peer.ID()
+	out.Partial = lv != got.verdict || cv != would.verdict || cut
 	return out
 }
 

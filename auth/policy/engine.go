@@ -83,7 +83,7 @@ func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (dec
 			if !mayWait {
 				return false, nil
 			}
-			if err = s.custom[i].ask(ctx, c, rule); err != nil {
+			if err = s.ask(ctx, &s.custom[i], c, &r, rule); err != nil {
 				got.rule, got.hook = rule, s.custom[i].provider
 				break
 			}
@@ -98,11 +98,7 @@ func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (dec
 	if s.dryRun != nil {
 		s.dryRun.compare(c, s, &r, got)
 	}
-	if s.observer != nil {
-		if rule := s.audit.match(&r); rule != nil {
-			s.observer.Observe(ctx, audited(c, rule, err))
-		}
-	}
+	s.auditCall(ctx, c, &r, err)
 	return true, err
 }
 
@@ -153,10 +149,11 @@ type refusal struct {
 	request request
 }
 
-// maxLogged is among how many ALLOW rules the cause of a denial looks for the
-// nearest miss. Callers can get refused as often as they like, so that the
-// work for a log line has a bound. [Engine.Explain] looks at all.
-const maxLogged = 256
+// maxLogged is among how many sources and operations of ALLOW rules the cause
+// of a denial looks for the nearest miss. Callers can get refused as often as
+// they like, so that the work for a log line has a bound. [Engine.Explain] looks
+// at all.
+const maxLogged = 512
 
 func (r *refusal) Error() string {
 	return r.state.explain(&r.request, Deny, r.rule, maxLogged).String()

@@ -65,7 +65,7 @@ func (s *state) decide(r *request) (v Verdict, rule *rule) {
 }
 
 // explain says why r got v of rule. For the nearest miss it looks at no more
-// than limit ALLOW rules.
+// than limit alternatives of ALLOW rules.
 func (s *state) explain(r *request, v Verdict, rule *rule, limit int) Explanation {
 	e := Explanation{Verdict: v}
 	switch {
@@ -84,7 +84,7 @@ func (s *state) explain(r *request, v Verdict, rule *rule, limit int) Explanatio
 	case len(s.allowRules) == 0:
 		e.Reason = "the ALLOW policies that select this workload have no rules and allow nothing"
 	default:
-		rule, why := nearest(s.allowRules[:min(limit, len(s.allowRules))], r)
+		rule, why := nearest(s.allowRules, r, limit)
 		e.name(rule, why)
 	}
 	return e
@@ -111,23 +111,25 @@ var distance = [...]int{
 const named = 3
 
 // nearest returns the rule that r misses by the least, the first one of
-// several, and what r lacks. No rule may match r.
-func nearest(rules []*rule, r *request) (*rule, string) {
-	var best *rule
+// several, and what r lacks. No rule may match r. It looks at no more than
+// limit sources and operations.
+func nearest(rules []*rule, r *request, limit int) (best *rule, why string) {
 	least := math.MaxInt
+	var bestFrom, bestTo clause
 	for _, rule := range rules {
-		_, from := closest(rule.from, r)
-		_, to := closest(rule.to, r)
-		if d := from + to + rule.when.lacking(r); d < least {
-			best, least = rule, d
+		if limit <= 0 || least == distance[fieldMethod]-named { // no rule can be nearer
+			break
 		}
-		if least == distance[fieldMethod]-named {
-			break // no rule can be nearer
+		froms := rule.from[:min(limit, len(rule.from))]
+		tos := rule.to[:min(limit, len(rule.to))]
+		limit -= max(1, len(froms)+len(tos))
+		from, d := closest(froms, r)
+		to, more := closest(tos, r)
+		if d += more + rule.when.lacking(r); d < least {
+			best, least, bestFrom, bestTo = rule, d, from, to
 		}
 	}
-	from, _ := closest(best.from, r)
-	to, _ := closest(best.to, r)
-	return best, strings.Join(slices.Concat(from.faults(r), to.faults(r), best.when.faults(r)), " and ")
+	return best, strings.Join(slices.Concat(bestFrom.faults(r), bestTo.faults(r), best.when.faults(r)), " and ")
 }
 
 // closest returns the alternative that r misses by the least, and by how much.

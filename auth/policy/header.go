@@ -98,7 +98,15 @@ func (r *request) at(name string, i int) string {
 // against the call, it is enough that any value does. So what a server behind
 // takes for the value does not matter.
 func (c *condition) matchesHeader(r *request) bool {
-	if c.any || c.unknown != c.not {
+	switch {
+	case c.any: // any field that is not empty
+		for i := range r.count(c.name) {
+			if r.at(c.name, i) != "" {
+				return true
+			}
+		}
+		return false
+	case c.unknown != c.not:
 		return c.matchesAnyValue(r)
 	}
 	value, ok := r.only(c.name)
@@ -116,13 +124,13 @@ func (c *condition) matchesAnyValue(r *request) bool {
 	left := maxMembers
 	for i := range r.count(c.name) {
 		value := r.at(c.name, i)
-		if left -= 1 + strings.Count(value, ","); left < 0 {
-			return true
-		}
 		if c.matches(&text{value}) {
 			return true
 		}
-		for more := value != ""; more; {
+		for more := true; more; {
+			if left--; left < 0 {
+				return true
+			}
 			var member string
 			member, value, more = strings.Cut(value, ",")
 			if c.matches(&text{strings.Trim(member, " \t")}) {

@@ -2,6 +2,8 @@ package policy
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -121,4 +123,15 @@ func (r *recorder) messages(k gatemesh.EventKind) (out []string) {
 		}
 	}
 	return out
+}
+
+func getting(t testing.TB, target string) *http.Request {
+	t.Helper()
+	return httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, nil)
+}
+
+func status(h http.Handler, r *http.Request) int {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Code
 }

@@ -10,17 +10,10 @@ import (
 // that could match is among them.
 //
 // Rules stand under the exact principals they accept, or under anyone, and
-// below that under their exact paths and path prefixes, or under rest.
+// below that as a partIndex has them.
 type index struct {
-	byPrincipal map[string]*pathIndex // by the principal's path; its trust domain is judged with the rest
-	anyone      pathIndex
-}
-
-type pathIndex struct {
-	tree tree[entry]
-	rest []entry
-
-	nodes []node[entry] // while building
+	byPrincipal map[string]*partIndex // by the principal's path; its trust domain is judged with the rest
+	anyone      partIndex
 }
 
 // entry is a part of a rule: one source and one operation of it, so that a
@@ -39,7 +32,7 @@ func (e *entry) matches(r *request) bool {
 const maxParts = 1024
 
 func newIndex(rules []*rule) index {
-	x := index{byPrincipal: make(map[string]*pathIndex)}
+	x := index{byPrincipal: make(map[string]*partIndex)}
 	for _, r := range rules {
 		froms, tos := split(r.from), split(r.to)
 		if len(froms)*len(tos) > maxParts {
@@ -72,26 +65,15 @@ func split(clauses []clause) [][]clause {
 
 func (x *index) add(e entry) {
 	principals := principalPaths(e.from)
-	paths := required(e.to, fieldPath)
-	if slices.ContainsFunc(paths, func(p pattern) bool { return p.kind == suffix }) {
-		paths = nil
-	}
-	if len(principals)*len(paths) > maxParts {
-		if len(principals) > len(paths) {
-			paths = nil
-		} else {
-			principals = nil
-		}
-	}
-	if len(principals) == 0 {
-		x.anyone.add(e, paths)
+	if len(principals) == 0 || len(principals) > maxParts {
+		x.anyone.add(e, 1)
 		return
 	}
 	for _, key := range principals {
 		if x.byPrincipal[key] == nil {
-			x.byPrincipal[key] = &pathIndex{}
+			x.byPrincipal[key] = &partIndex{}
 		}
-		x.byPrincipal[key].add(e, paths)
+		x.byPrincipal[key].add(e, len(principals))
 	}
 }
 
@@ -128,27 +110,6 @@ func required(clauses []clause, f field) []pattern {
 	return all
 }
 
-func (p *pathIndex) add(e entry, paths []pattern) {
-	if len(paths) == 0 {
-		p.rest = append(p.rest, e)
-		return
-	}
-	for _, path := range paths {
-		n := node[entry]{key: path.fixed}
-		if path.kind == exact {
-			n.exact = []entry{e}
-		} else {
-			n.prefix = []entry{e} // "*" is a prefix of length zero
-		}
-		p.nodes = append(p.nodes, n)
-	}
-}
-
-func (p *pathIndex) build() {
-	p.tree = newTree(p.nodes)
-	p.nodes = nil
-}
-
 // match returns a rule that matches r, or nil.
 func (x *index) match(r *request) *rule {
 	if path := r.texts[fieldPrincipal][1]; path != "" {
@@ -159,24 +120,6 @@ func (x *index) match(r *request) *rule {
 		}
 	}
 	return x.anyone.match(r)
-}
-
-func (p *pathIndex) match(r *request) *rule {
-	if len(p.tree.nodes) > 0 {
-		path := &r.texts[fieldPath]
-		i := p.tree.find(path)
-		if i >= 0 && len(p.tree.nodes[i].key) == path.len() {
-			if rule := firstMatch(p.tree.nodes[i].exact, r); rule != nil {
-				return rule
-			}
-		}
-		for ; i >= 0; i = p.tree.nodes[i].parent {
-			if rule := firstMatch(p.tree.nodes[i].prefix, r); rule != nil {
-				return rule
-			}
-		}
-	}
-	return firstMatch(p.rest, r)
 }
 
 func firstMatch(entries []entry, r *request) *rule {

@@ -112,31 +112,41 @@ func (c *condition) holdsClaim(p *gatemesh.Principal) bool {
 	if p == nil {
 		return c.not
 	}
+	matched := false
+	odd := c.eachWord(p, func(word string) bool {
+		matched = c.matches(&text{word})
+		return !matched
+	})
+	switch {
+	case matched:
+		return !c.not
+	case odd:
+		return c.unknown
+	}
+	return c.not
+}
+
+// eachWord yields what c compares of p until yield returns false. It reports
+// whether it met what is no text to compare: a number, a boolean or an object.
+func (c *condition) eachWord(p *gatemesh.Principal, yield func(string) bool) (odd bool) {
 	switch c.claim {
 	case claimIssuer:
-		return c.matches(&text{p.Issuer()}) != c.not
+		yield(p.Issuer())
+		return false
 	case claimSubject:
-		return c.matches(&text{p.Subject()}) != c.not
+		yield(p.Subject())
+		return false
 	case claimAudience:
-		for s := range p.AllAudience() {
-			if c.matches(&text{s}) {
-				return !c.not
-			}
-		}
-		return c.not
+		p.AllAudience()(yield)
+		return false
 	case claimScopes:
-		for s := range p.AllScopes() {
-			if c.matches(&text{s}) {
-				return !c.not
-			}
-		}
-		return c.not
+		p.AllScopes()(yield)
+		return false
 	}
-	odd := false
 	for v := range p.ClaimElements(c.path...) {
 		s, isText := v.(string)
 		if !isText {
-			odd = true // a number, a boolean or an object is no text to compare
+			odd = true
 			continue
 		}
 		for more := true; more; {
@@ -144,13 +154,10 @@ func (c *condition) holdsClaim(p *gatemesh.Principal) bool {
 			if more = false; c.claim == claimWords {
 				word, s, more = strings.Cut(s, " ")
 			}
-			if c.matches(&text{word}) {
-				return !c.not
+			if !yield(word) {
+				return odd
 			}
 		}
 	}
-	if odd {
-		return c.unknown
-	}
-	return c.not
+	return odd
 }
