@@ -94,9 +94,7 @@ type conn struct {
 	net.Conn
 	local  *connAddr
 	frames frames // of the one goroutine that writes
-
-	going atomic.Bool
-	told  bool // the GOAWAY was written; of the same goroutine
+	going  atomic.Bool
 
 	mu     sync.Mutex
 	closed bool
@@ -111,8 +109,9 @@ type connAddr struct {
 
 func (c *conn) LocalAddr() net.Addr { return c.local }
 
-// goAway has the next write followed by a GOAWAY, and the connection closed
-// some time later. It never waits.
+// goAway has the next write followed by a GOAWAY, unless the server has sent one
+// for reasons of its own, and the connection closed some time later. It never
+// waits.
 func (c *conn) goAway() {
 	if c.going.Swap(true) {
 		return
@@ -127,8 +126,8 @@ func (c *conn) goAway() {
 func (c *conn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)
 	between := c.frames.pass(b[:n])
-	if err == nil && between && !c.told && c.going.Load() {
-		c.told = true
+	if err == nil && between && !c.frames.goodbye && c.going.Load() {
+		c.frames.goodbye = true
 		_, err = c.Conn.Write(goAwayFrame)
 	}
 	return n, err
@@ -149,7 +148,8 @@ func (c *conn) Close() error {
 var goAwayFrame = []byte{0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}
 
 const (
-	frameHeader = 9    // bytes, RFC 9113 §4.1
+	frameHeader = 9 // bytes, RFC 9113 §4.1
+	typeGoAway  = 0x7
 	typeHeaders = 0x1  // HEADERS and
 	typeMore    = 0x9  // CONTINUATION belong together until one of them has
 	endHeaders  = 0x04 // this flag (RFC 9113 §6.10); gRPC servers push nothing
@@ -161,6 +161,7 @@ type frames struct {
 	got     int  // bytes of header
 	payload int  // bytes that are left of the frame
 	block   bool // a header block is not complete: nothing may come between
+	goodbye bool // there was a GOAWAY; another one must not name a later stream
 }
 
 // pass goes on by b and reports whether another frame may follow.
@@ -179,6 +180,8 @@ func (f *frames) pass(b []byte) bool {
 			f.got = 0
 			f.payload = int(binary.BigEndian.Uint32(f.header[:4]) >> 8)
 			switch f.header[3] {
+			case typeGoAway:
+				f.goodbye = true
 			case typeHeaders, typeMore:
 				f.block = f.header[4]&endHeaders == 0
 			}

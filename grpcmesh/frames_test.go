@@ -117,3 +117,34 @@ func TestConn_GoAway(t *testing.T) {
 		require.EqualValues(t, 1, r.closed.Load())
 	})
 }
+
+// A server that has said goodbye for reasons of its own, as when it drains or
+// by the age of the connection, has named the last stream: a GOAWAY of ours
+// would name a later one (RFC 9113 §6.8 forbids that), over which clients close
+// the connection with all that is under way. They are cut all the same.
+func TestConn_GoneAlready(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var wire bytes.Buffer
+		fr := http2.NewFramer(&wire, nil)
+		require.NoError(t, fr.WritePing(false, [8]byte{}))
+		require.NoError(t, fr.WriteGoAway(3, http2.ErrCodeNo, []byte("max_age")))
+		require.NoError(t, fr.WriteData(3, false, []byte("message")))
+		for size := 1; size <= wire.Len(); size++ {
+			r := &record{}
+			c := &conn{Conn: r}
+			for piece := range slices.Chunk(wire.Bytes(), size) {
+				_, err := c.Write(piece)
+				require.NoError(t, err)
+			}
+			c.goAway()
+			ping := wire.Bytes()[:17]
+			_, err := c.Write(ping)
+			require.NoError(t, err)
+			require.Equal(t, slices.Concat(wire.Bytes(), ping), r.wire.Bytes(), "pieces of %d bytes", size)
+			time.Sleep(grace)
+			synctest.Wait()
+			require.EqualValues(t, 1, r.closed.Load())
+		}
+	})
+}

@@ -38,7 +38,7 @@ type Status struct {
 // Status returns the state of the moment.
 func (t *TLS) Status() Status {
 	out := Status{PlainText: t.plain.admitted.Load(), Missing: t.plain.refused.Load()}
-	s := t.state.Latest()
+	s := t.latest()
 	if creds := s.Source.Credentials(); creds != nil {
 		e := t.watch(s, creds, time.Now())
 		out.ID, out.NotBefore, out.NotAfter = creds.ID, e.since, e.until

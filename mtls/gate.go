@@ -45,7 +45,7 @@ func (t *TLS) Peer(cs *tls.ConnectionState) (*gatemesh.Peer, error) {
 	if !cs.HandshakeComplete { // else the client may not hold the private key
 		return nil, denyInvalid.WithCause(errHandshake)
 	}
-	v, err := t.client(cs.PeerCertificates, t.state.Latest(), time.Now())
+	v, err := t.client(cs.PeerCertificates, t.latest(), time.Now())
 	if err != nil {
 		return nil, closeInvalid.WithCause(err)
 	}
@@ -65,7 +65,7 @@ func (t *TLS) Peer(cs *tls.ConnectionState) (*gatemesh.Peer, error) {
 // principals, namespaces or service accounts matches it, and those that exclude
 // some do. Whoever comes with TLS has to be somebody.
 func (t *TLS) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	s := t.state.For(c)
+	s := set(t.state.For(c))
 	peer, until, err := t.judge(c, s, c.Received())
 	if err != nil {
 		return gatemesh.Admission{}, err
@@ -84,7 +84,7 @@ func (t *TLS) AdmitCached(ctx context.Context, c *gatemesh.Call) (gatemesh.Admis
 
 // Revalidate judges the peer of an open stream again.
 func (t *TLS) Revalidate(_ context.Context, c *gatemesh.Call) (time.Time, error) {
-	_, until, err := t.judge(c, t.state.Latest(), time.Now())
+	_, until, err := t.judge(c, t.latest(), time.Now())
 	return until, err
 }
 

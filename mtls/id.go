@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"strings"
@@ -109,5 +110,28 @@ func leafID(leaf *x509.Certificate) (ID, error) {
 	case len(leaf.URIs) != 1:
 		return ID{}, fmt.Errorf("the leaf has %d URI SANs instead of one", len(leaf.URIs))
 	}
-	return parseID(leaf.URIs[0].String())
+	return parseID(writtenURI(leaf))
+}
+
+var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// writtenURI returns the first URI SAN as it is written: an empty fragment, by
+// which "…/sa/a#" is another name, is lost in the net/url.URL that crypto/x509
+// makes of it.
+func writtenURI(leaf *x509.Certificate) string {
+	for _, e := range leaf.Extensions {
+		var names []asn1.RawValue
+		if !e.Id.Equal(subjectAltName) {
+			continue
+		}
+		if _, err := asn1.Unmarshal(e.Value, &names); err != nil {
+			return ""
+		}
+		for _, n := range names {
+			if n.Class == asn1.ClassContextSpecific && n.Tag == 6 { // RFC 5280 §4.2.1.6
+				return string(n.Bytes)
+			}
+		}
+	}
+	return ""
 }

@@ -17,7 +17,7 @@ var badIDs = []string{
 	"", "spiffe:", "spiffe://", "spiffe:///a", "spiffe://td.example", "spiffe://td.example/",
 	"spiffe://td.example/a%2fb", "spiffe://td.example/a%2Fb", "spiffe://td.example/%61",
 	"spiffe://td.example:80/a", "spiffe://td.example:/a", "spiffe://u@td.example/a", "spiffe://@td.example/a",
-	"spiffe://td.example/a?x=1", "spiffe://td.example/a?", "spiffe://td.example/a#f",
+	"spiffe://td.example/a?x=1", "spiffe://td.example/a?", "spiffe://td.example/a#f", "spiffe://td.example/a#",
 	"spiffe://td.example//a", "spiffe://td.example/a//b", "spiffe://td.example/a/../b", "spiffe://td.example/a/./b",
 	"spiffe://td.example/..", "spiffe://td.example/.", "spiffe://td.example/a/",
 	"spiffe:td.example/a", "spiffe:/td.example/a", "https://td.example/a", "//td.example/a", "td.example/a",

@@ -39,7 +39,8 @@ type Config struct {
 }
 
 // TLS makes and accepts connections between workloads, and is the gate that
-// judges their calls. Make it with [New]. It is safe for concurrent use.
+// judges their calls. Make it with [New]. It is safe for concurrent use. The zero
+// TLS has no credentials and refuses everybody.
 type TLS struct {
 	state gatemesh.Live[Config] // immutable
 	cache cache
@@ -48,9 +49,25 @@ type TLS struct {
 	expires atomic.Pointer[expiry]
 }
 
+// unset is what a TLS has that New did not make.
+var unset = &Config{Source: noSource{}, Authorize: func(*gatemesh.Peer) error { return errNoCredentials }}
+
+type noSource struct{}
+
+func (noSource) Credentials() *Credentials { return nil }
+
+func (t *TLS) latest() *Config { return set(t.state.Latest()) }
+
+func set(s *Config) *Config {
+	if s == nil {
+		return unset
+	}
+	return s
+}
+
 // Format prints who t is, whatever the verb.
 func (t *TLS) Format(f fmt.State, _ rune) {
-	if creds := t.state.Latest().Source.Credentials(); creds != nil {
+	if creds := t.latest().Source.Credentials(); creds != nil {
 		fmt.Fprintf(f, "mutual TLS of %s", creds.ID)
 		return
 	}
@@ -162,10 +179,10 @@ func (t *TLS) ServerConfig() *tls.Config {
 // Credentials returns what the Source has now. The pointer stays the same until
 // something changes, by which others know that connections made earlier are of
 // the past. It is nil if the Source has none.
-func (t *TLS) Credentials() *Credentials { return t.state.Latest().Source.Credentials() }
+func (t *TLS) Credentials() *Credentials { return t.latest().Source.Credentials() }
 
 func (t *TLS) certificate() (*tls.Certificate, error) {
-	s := t.state.Latest()
+	s := t.latest()
 	creds := s.Source.Credentials()
 	if creds == nil {
 		return nil, errNoCredentials
@@ -175,7 +192,7 @@ func (t *TLS) certificate() (*tls.Certificate, error) {
 }
 
 func (t *TLS) verifyClient(cs tls.ConnectionState) error {
-	s := t.state.Latest()
+	s := t.latest()
 	v, err := t.client(cs.PeerCertificates, s, time.Now())
 	if err != nil {
 		return err
@@ -214,7 +231,7 @@ func (t *TLS) ClientConfig(callee Authorizer) (*tls.Config, error) {
 }
 
 func (t *TLS) verifyServer(cs tls.ConnectionState, callee Authorizer) error {
-	creds := t.state.Latest().Source.Credentials()
+	creds := t.latest().Source.Credentials()
 	if creds == nil {
 		return errNoCredentials
 	}
@@ -237,5 +254,5 @@ func (t *TLS) Layer() gatemesh.Layer {
 // Handler judges the peer of each request before next, for use without a
 // [gatemesh.Chain]. It must stand behind [gatemesh.Entry.Handler].
 func (t *TLS) Handler(next http.Handler) http.Handler {
-	return gatemesh.GateHandler(t.Layer(), t.state.Latest().Observer)(next)
+	return gatemesh.GateHandler(t.Layer(), t.latest().Observer)(next)
 }

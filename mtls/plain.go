@@ -232,5 +232,5 @@ func (t *TLS) modeOf(c net.Conn) Mode {
 	if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
 		port = a.AddrPort().Port()
 	}
-	return t.state.Latest().Modes.For(port)
+	return t.latest().Modes.For(port)
 }

@@ -12,7 +12,7 @@ import (
 
 // Transport is an [http.RoundTripper] over mutual TLS to one callee, with
 // HTTP/2 and HTTP/1.1. Make it with [TLS.Transport]. It is safe for concurrent
-// use.
+// use. The zero Transport refuses every request.
 //
 // Its connections are its own: a pool finds connections by address, so that a
 // pool shared by two callees would hand the connection that was verified for
@@ -40,6 +40,8 @@ type pool struct {
 	creds *Credentials
 	http  *http.Transport
 }
+
+var errTransportUnset = errors.New("mtls: the Transport was not made by TLS.Transport")
 
 var errPlainText = errors.New("mtls: the scheme of the URL must be https")
 
@@ -90,7 +92,10 @@ func (t *Transport) closeOld() {
 }
 
 func (t *Transport) current() (*pool, error) {
-	creds := t.tls.state.Latest().Source.Credentials()
+	if t.tls == nil {
+		return nil, errTransportUnset
+	}
+	creds := t.tls.latest().Source.Credentials()
 	if creds == nil {
 		return nil, errNoCredentials
 	}
@@ -100,7 +105,7 @@ func (t *Transport) current() (*pool, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	// Somebody else may have changed the pool, and the credentials again.
-	creds = t.tls.state.Latest().Source.Credentials()
+	creds = t.tls.latest().Source.Credentials()
 	old := t.pool.Load()
 	switch {
 	case creds == nil:

@@ -94,7 +94,10 @@ func Sign(c *CA, id string, csr []byte) []byte {
 	return leaf.Raw
 }
 
-var ParseRequest = parseRequest
+var (
+	ParseRequest = parseRequest
+	Private      = private
+)
 
 // ListenOn returns the side of a server that is not ours.
 func ListenOn(p *Pipes) net.Listener { return pipeListener{p, make(chan struct{})} }

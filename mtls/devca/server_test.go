@@ -166,6 +166,27 @@ func TestServer_Refuses(t *testing.T) {
 	}
 }
 
+// A key that will not be certified is not worked with: checking a signature with
+// a large RSA key takes long.
+func TestParseRequest_KeyBeforeSignature(t *testing.T) {
+	t.Parallel()
+	der := request(t, gatemesh.Must(rsa.GenerateKey(rand.Reader, 2048)), id)
+	der[len(der)-1] ^= 1 // of the signature
+	_, _, err := devca.ParseRequest(der)
+	assert.ErrorContains(t, err, "*rsa.PublicKey is not supported")
+}
+
+// TestPrivate has folders that are not for us alone.
+func TestPrivate(t *testing.T) {
+	t.Parallel()
+	dir, us := filepath.Dir(filepath.Dir(socket(t))), os.Geteuid()
+	require.NoError(t, devca.Private(dir, us))
+	assert.ErrorContains(t, devca.Private(dir, us+1), "belongs to", "its owner could put another socket there")
+	link := filepath.Join(dir, "link")
+	require.NoError(t, os.Symlink(dir, link))
+	assert.ErrorContains(t, devca.Private(link, us), "not a folder", "it could lead elsewhere the next time")
+}
+
 func spki(t *testing.T, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())

@@ -40,7 +40,7 @@ func listen(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	if err := private(filepath.Dir(path)); err != nil {
+	if err := private(filepath.Dir(path), os.Geteuid()); err != nil {
 		return nil, err
 	}
 	if info, err := os.Lstat(path); err == nil {
@@ -65,10 +65,12 @@ func listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// private returns an error unless the folder is for its owner alone. Where
-// somebody else could put a socket, an authority could be anybody's.
-func private(dir string) error {
-	info, err := os.Stat(dir)
+// private returns an error unless the folder is for us alone. Where somebody
+// else could put a socket, an authority could be anybody's. So it is no link,
+// which could lead elsewhere the next time; those further up are for whoever
+// chose the path to mind.
+func private(dir string, us int) error {
+	info, err := os.Lstat(dir)
 	switch {
 	case err != nil:
 		return err
@@ -77,12 +79,12 @@ func private(dir string) error {
 	case info.Mode().Perm()&0o077 != 0:
 		return fmt.Errorf("%s must be for its owner alone (mode 0700), and has mode %#o", dir, info.Mode().Perm())
 	}
-	return nil
+	return owned(info, us)
 }
 
 // dial connects to the server at path, if it runs as the same user.
 func dial(ctx context.Context, path string) (net.Conn, error) {
-	if err := private(filepath.Dir(path)); err != nil {
+	if err := private(filepath.Dir(path), os.Geteuid()); err != nil {
 		return nil, err
 	}
 	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
