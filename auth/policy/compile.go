@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -15,6 +16,7 @@ import (
 type state struct {
 	observer     gatemesh.Observer
 	workload     string // NAME.NAMESPACE, for texts
+	recheck      time.Duration
 	unselected   Verdict
 	selected     bool // a policy selects the workload
 	allowPresent bool // an ALLOW policy does
@@ -78,8 +80,11 @@ func (k *compiler) at(p gatemesh.Position) {
 func compile(cfg Config) (*state, error) {
 	k := &compiler{}
 	s := &state{
-		observer: cfg.Observer, unselected: cfg.Unselected,
+		observer: cfg.Observer, unselected: cfg.Unselected, recheck: cmp.Or(cfg.Recheck, time.Minute),
 		workload: cfg.Workload.Name + "." + cfg.Workload.Namespace,
+	}
+	if cfg.Recheck < 0 {
+		k.fault("Config.Recheck", errors.New("must not be negative"))
 	}
 	if err := cfg.Workload.Validate(); err != nil {
 		k.fault("Config.Workload is required", err)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -27,6 +28,10 @@ type Config struct {
 	// against a DENY, such as "/grpc.health.v1.Health/Check". They are exact
 	// and canonical; no `*`. Default: none.
 	Exempt []string
+	// Recheck is how long a consent holds on a stream that stays open. Then the
+	// call is judged again, by the policies of then. Default: 1 minute. Must not
+	// be negative.
+	Recheck time.Duration
 	// Candidate are policies on trial: every call is judged by the live ones
 	// alone, and where the candidate would have judged otherwise is recorded;
 	// see [Engine.DryRun]. Default: none.

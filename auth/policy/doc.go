@@ -30,8 +30,8 @@
 // Whatever comes of it, if a rule of an AUDIT policy matches, the Observer is
 // told of the call, the rule and the verdict, once.
 //
-// A call is judged when it begins. What a new configuration says holds for the
-// calls that begin after it, not for streams that are open.
+// A call is judged when it begins. A stream that stays open is judged again after
+// every [Config.Recheck], by the policies of then, and ends if they refuse it.
 //
 // # Differences from Istio
 //

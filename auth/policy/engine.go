@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -16,7 +17,10 @@ type Engine struct {
 	state gatemesh.Live[state]
 }
 
-var _ gatemesh.CachedGate = (*Engine)(nil)
+var (
+	_ gatemesh.CachedGate  = (*Engine)(nil)
+	_ gatemesh.Revalidator = (*Engine)(nil)
+)
 
 // New returns an Engine for a copy of cfg. It reports every fault at once, with
 // the position of the value where it is known.
@@ -53,53 +57,83 @@ var (
 
 // Admit refuses c with PermissionDenied unless the policies allow it. The cause
 // of the denial is the explanation, written when somebody reads it, of this
-// call and the configuration that judged it. Of hooks see [Hook].
+// call and the configuration that judged it. Of hooks see [Hook]. The consent
+// ends after [Config.Recheck].
 func (e *Engine) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	_, err := e.admit(ctx, c, true)
-	return gatemesh.Admission{}, err
+	adm, _, err := e.admit(ctx, c, true)
+	return adm, err
 }
 
 // AdmitCached decides like [Engine.Admit] about every call but those that a
 // hook is asked about.
 func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemesh.Admission, ok bool, err error) {
-	ok, err = e.admit(ctx, c, false)
-	return gatemesh.Admission{}, ok, err
+	return e.admit(ctx, c, false)
 }
 
-// admit decides, unless a hook has to be asked and mayWait is false.
-func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (decided bool, err error) {
-	s := e.state.For(c)
+// Revalidate judges the call of an open stream again, by the policies of now.
+// Neither a candidate nor AUDIT policies hear of it: the call was counted.
+func (e *Engine) Revalidate(ctx context.Context, c *gatemesh.Call) (time.Time, error) {
+	s := e.state.Latest()
 	if s == nil || c == nil {
-		return true, deniedEmpty
+		return time.Time{}, deniedEmpty
 	}
 	var r request
 	r.read(c)
-	if s.exempt.matches(&r.texts[fieldPath]) {
-		return true, nil
+	if !s.exempt.matches(&r.texts[fieldPath]) {
+		if _, _, err := s.settle(ctx, c, &r, true); err != nil {
+			return time.Time{}, err
+		}
 	}
-	got := ruling{verdict: Deny}
+	return time.Now().Add(s.recheck), nil
+}
+
+// admit decides, unless a hook has to be asked and mayWait is false.
+func (e *Engine) admit(ctx context.Context, c *gatemesh.Call, mayWait bool) (adm gatemesh.Admission, decided bool, err error) {
+	s := e.state.For(c)
+	if s == nil || c == nil {
+		return adm, true, deniedEmpty
+	}
+	adm.Until = c.Received().Add(s.recheck)
+	var r request
+	r.read(c)
+	if s.exempt.matches(&r.texts[fieldPath]) {
+		return adm, true, nil
+	}
+	got, decided, err := s.settle(ctx, c, &r, mayWait)
+	if !decided {
+		return gatemesh.Admission{}, false, nil
+	}
+	if s.dryRun != nil {
+		s.dryRun.compare(c, s, &r, got)
+	}
+	s.auditCall(ctx, c, &r, err)
+	if err != nil {
+		return gatemesh.Admission{}, true, err
+	}
+	return adm, true, nil
+}
+
+// settle asks hooks and rules, unless mayWait is false and there is a hook to ask.
+func (s *state) settle(ctx context.Context, c *gatemesh.Call, r *request, mayWait bool) (got ruling, decided bool, err error) {
+	got = ruling{verdict: Deny}
 	for i := range s.custom {
-		if rule := s.custom[i].rules.match(&r); rule != nil {
+		if rule := s.custom[i].rules.match(r); rule != nil {
 			if !mayWait {
-				return false, nil
+				return got, false, nil
 			}
-			if err = s.ask(ctx, &s.custom[i], c, &r, rule); err != nil {
+			if err = s.ask(ctx, &s.custom[i], c, r, rule); err != nil {
 				got.rule, got.hook = rule, s.custom[i].provider
 				break
 			}
 		}
 	}
 	if err == nil {
-		if got.verdict, got.rule = s.decide(&r); got.verdict != Allow {
+		if got.verdict, got.rule = s.decide(r); got.verdict != Allow {
 			// A copy, so that r itself stays on the stack of those who are admitted.
 			err = denied.WithCause(&refusal{s, got.rule, r.keep(s.missHeaders)})
 		}
 	}
-	if s.dryRun != nil {
-		s.dryRun.compare(c, s, &r, got)
-	}
-	s.auditCall(ctx, c, &r, err)
-	return true, err
+	return got, true, err
 }
 
 // Explain says what Admit would answer to c and why; see [gatemesh.NewCall]
