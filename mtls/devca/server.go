@@ -79,7 +79,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 func newServer(cfg ServerConfig, listen func() (net.Listener, error)) (*Server, error) {
 	s := &Server{cfg: cfg, stop: make(chan struct{})}
 	var errs []error
-	if cfg.CA == nil {
+	if cfg.CA == nil || cfg.CA.trustDomain == "" {
 		errs = append(errs, errors.New("devca: ServerConfig.CA is required"))
 	}
 	if cfg.Lifetime < 0 {
@@ -141,7 +141,12 @@ func newServer(cfg ServerConfig, listen func() (net.Listener, error)) (*Server, 
 // Close ends the server and removes its socket. Clients go on with what they
 // have, and come back when there is another server. It may be called more than
 // once.
-func (s *Server) Close() error { return s.close() }
+func (s *Server) Close() error {
+	if s.close == nil { // the zero Server
+		return nil
+	}
+	return s.close()
+}
 
 // Format prints the trust domain, whatever the verb.
 func (s *Server) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "server of the %v", s.cfg.CA) }
