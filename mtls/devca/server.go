@@ -30,7 +30,8 @@ type ServerConfig struct {
 	CA *CA
 	// Socket is the path of the unix socket. Its folder is made with mode 0700
 	// if it is missing. One that is there must be ours, no link, and have no
-	// permissions for others. Default: [DefaultSocket].
+	// permissions for others. A lock file lies and stays beside the socket.
+	// Default: [DefaultSocket].
 	Socket string
 	// Allow are the SPIFFE ids that may be asked for. Default: every id of the
 	// trust domain.
