@@ -41,8 +41,8 @@ var errServerOnly = errors.New("grpcmesh: Credentials are for servers")
 //     TLS.
 //   - A refusal that closes the connection, as the peer gate's are, sends a
 //     GOAWAY behind it (RFC 9113 §6.8): what is under way goes on, and the next
-//     call uses a new connection, with the certificate of the moment. A client
-//     that does not leave is cut after 10 s.
+//     call uses a new connection, with the certificate of the moment. After 10 s
+//     the old one is cut, with what is under way still.
 //   - So do streams whose consent has ended and cannot be renewed.
 //
 // Handshakes use cfg; nil is [mtls.TLS.ServerConfig]. The LocalAddr of peers is

@@ -33,7 +33,8 @@ var (
 //
 // The first byte of a connection decides. Where plain text is taken, a client
 // has 10 s for it, and others do not wait for it meanwhile. Strict ports wait
-// for nothing.
+// for nothing. So connections are accepted from l before anybody asks for them:
+// what limits their number goes around l, not around what is returned.
 //
 // An [http.Server] serves both with Serve; for HTTP/2 in plain text (prior
 // knowledge, RFC 9113 §3.3), which gRPC uses, it needs

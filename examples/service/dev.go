@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -59,7 +60,11 @@ func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trus
 		"ca.pem": ca.BundlePEM(), "order-service.pem": cert, "order-service-key.pem": key,
 		"identity.header": []byte(gatemesh.IdentityHeader + ": " + token + "\n"),
 	} {
-		if err := os.WriteFile(filepath.Join(folder, name), data, 0o600); err != nil {
+		file := filepath.Join(folder, name)
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) { // it would keep its mode
+			return t, err
+		}
+		if err := os.WriteFile(file, data, 0o600); err != nil {
 			return t, err
 		}
 	}

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestDev(t *testing.T) {
 	folder := t.TempDir()
+	key, elsewhere := filepath.Join(folder, "order-service-key.pem"), filepath.Join(t.TempDir(), "open")
+	require.NoError(t, os.WriteFile(elsewhere, nil, 0o644)) // for all to read
+	require.NoError(t, os.Symlink(elsewhere, key))
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	var logs strings.Builder // read when the service has ended
@@ -45,8 +48,11 @@ func TestDev(t *testing.T) {
 	}
 	defer stop()
 
-	cert, err := tls.LoadX509KeyPair(filepath.Join(folder, "order-service.pem"), filepath.Join(folder, "order-service-key.pem"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(folder, "order-service.pem"), key)
 	require.NoError(t, err)
+	info, err := os.Lstat(key)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode(), "nobody else's file is filled with a key")
 	line, err := os.ReadFile(filepath.Join(folder, "identity.header"))
 	require.NoError(t, err)
 	name, value, ok := strings.Cut(strings.TrimSpace(string(line)), ": ")

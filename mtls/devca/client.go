@@ -41,7 +41,8 @@ type ClientConfig struct {
 
 // Client is an [mtls.Source] that has its certificates from a [Server] on the
 // same machine. It makes a new key for each, which never leaves the process. It
-// is safe for concurrent use. Printing it shows its SPIFFE id and no key.
+// is safe for concurrent use. Printing it shows its SPIFFE id and no key. The zero
+// Client has no credentials.
 //
 // A certificate is replaced at two thirds of its life, and at once when the
 // server no longer trusts the root that signed it; other roots are trusted, or
@@ -334,6 +335,9 @@ func (c *Client) Credentials() *mtls.Credentials { return c.current.Load() }
 // Close ends the goroutine and waits for it. The credentials stay. It may be
 // called more than once.
 func (c *Client) Close() error {
+	if c.stop == nil { // the zero Client
+		return nil
+	}
 	c.stop()
 	<-c.done
 	return nil

@@ -37,7 +37,8 @@ type Config struct {
 
 // CA issues certificates with ECDSA P-256 keys for the workloads of one trust
 // domain. Make it with [New] or [NewCA]. It is safe for concurrent use and owns
-// no goroutine. Printing it shows its trust domain and no key.
+// no goroutine. Printing it shows its trust domain and no key. The zero CA issues
+// nothing.
 //
 // Its root is replaced in time: the next one is trusted from two thirds of its
 // life on, signs from five sixths on, and stands alone when the old one has
@@ -52,6 +53,8 @@ type CA struct {
 	roots []root // oldest first, at least one
 	trust atomic.Pointer[trust]
 }
+
+var errUnset = errors.New("devca: the CA was not made by New or NewCA")
 
 type root struct {
 	cert  *x509.Certificate

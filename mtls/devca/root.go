@@ -31,11 +31,17 @@ func (c *CA) Rotate() error {
 func (c *CA) Retire() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(c.roots) == 0 {
+		return errUnset
+	}
 	return c.rely(c.roots[len(c.roots)-1:])
 }
 
 // newRoot returns a root that signs at once.
 func (c *CA) newRoot(now time.Time) (root, error) {
+	if c.trustDomain == "" {
+		return root{}, errUnset
+	}
 	key, err := newKey()
 	if err != nil {
 		return root{}, err
@@ -57,6 +63,9 @@ func (c *CA) newRoot(now time.Time) (root, error) {
 // upkeep replaces the newest root in time and forgets those that have ended.
 // The caller holds c.mu.
 func (c *CA) upkeep(now time.Time) error {
+	if len(c.roots) == 0 {
+		return errUnset
+	}
 	roots := alive(c.roots, now)
 	ended := len(roots) < len(c.roots)
 	newest := c.roots[len(c.roots)-1]
@@ -104,7 +113,10 @@ func (c *CA) trusted() *trust {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_ = c.upkeep(time.Now()) // whoever asks for a certificate is told
-	return c.trust.Load()
+	if t := c.trust.Load(); t != nil {
+		return t
+	}
+	return &trust{} // of the zero CA
 }
 
 // rely makes roots those that are trusted. The caller holds c.mu or is the only

@@ -30,7 +30,8 @@ type ServerConfig struct {
 	CA *CA
 	// Socket is the path of the unix socket. Its folder is made with mode 0700
 	// if it is missing. One that is there must be ours, no link, and have no
-	// permissions for others. Default: [DefaultSocket].
+	// permissions for others. A lock file lies and stays beside the socket.
+	// Default: [DefaultSocket].
 	Socket string
 	// Allow are the SPIFFE ids that may be asked for. Default: every id of the
 	// trust domain.
@@ -79,7 +80,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 func newServer(cfg ServerConfig, listen func() (net.Listener, error)) (*Server, error) {
 	s := &Server{cfg: cfg, stop: make(chan struct{})}
 	var errs []error
-	if cfg.CA == nil {
+	if cfg.CA == nil || cfg.CA.trustDomain == "" {
 		errs = append(errs, errors.New("devca: ServerConfig.CA is required"))
 	}
 	if cfg.Lifetime < 0 {
@@ -141,7 +142,12 @@ func newServer(cfg ServerConfig, listen func() (net.Listener, error)) (*Server, 
 // Close ends the server and removes its socket. Clients go on with what they
 // have, and come back when there is another server. It may be called more than
 // once.
-func (s *Server) Close() error { return s.close() }
+func (s *Server) Close() error {
+	if s.close == nil { // the zero Server
+		return nil
+	}
+	return s.close()
+}
 
 // Format prints the trust domain, whatever the verb.
 func (s *Server) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "server of the %v", s.cfg.CA) }

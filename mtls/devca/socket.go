@@ -43,6 +43,12 @@ func listen(path string) (net.Listener, error) {
 	if err := private(filepath.Dir(path), os.Geteuid()); err != nil {
 		return nil, err
 	}
+	// Else another server could come between the look and the removal.
+	unlock, err := lock(path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unlock() }() // the system unlocks it, if nothing else does
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
 			return nil, fmt.Errorf("%s is there and no socket", path)

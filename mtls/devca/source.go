@@ -34,7 +34,8 @@ type WorkloadConfig struct {
 }
 
 // Source is an [mtls.Source] of one workload. Make it with [CA.Source]. It is
-// safe for concurrent use. Printing it shows its SPIFFE id and no key.
+// safe for concurrent use. Printing it shows its SPIFFE id and no key. The zero
+// Source has no credentials.
 //
 // Certificate and key are replaced at two thirds of their life, and within a
 // minute when the roots that signed them lost their trust. If that fails, the
@@ -56,6 +57,8 @@ type Source struct {
 	timer   *time.Timer // nil without renewal
 	closed  bool
 }
+
+var errSourceUnset = errors.New("devca: the Source was not made by CA.Source")
 
 // Source returns a source of credentials for a workload.
 func (c *CA) Source(cfg WorkloadConfig) (*Source, error) {
@@ -150,6 +153,9 @@ func vouched(leaf *x509.Certificate, roots []*x509.Certificate) bool {
 // that signs already. If it fails, the old ones stay. It works also after
 // [Source.Close].
 func (s *Source) Renew() error {
+	if s.ca == nil {
+		return errSourceUnset
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.renew(time.Now().Round(0))
@@ -186,6 +192,9 @@ func (s *Source) Close() error {
 // Credentials returns the certificate of the last renewal with the roots that
 // the CA trusts now.
 func (s *Source) Credentials() *mtls.Credentials {
+	if s.ca == nil {
+		return nil
+	}
 	for {
 		creds, trust := s.current.Load(), s.ca.trust.Load()
 		if creds.Bundles == trust.bundles {
@@ -203,6 +212,9 @@ func (s *Source) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "development workl
 // WriteFiles writes tls.crt, tls.key and ca.crt into the directory, as
 // [mtls.NewFiles] reads them. Each file is replaced as a whole.
 func (s *Source) WriteFiles(dir string) error {
+	if s.ca == nil {
+		return errSourceUnset
+	}
 	certPEM, keyPEM, err := EncodePEM(s.Credentials().Certificate)
 	if err != nil {
 		return err

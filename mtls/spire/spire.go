@@ -59,7 +59,8 @@ type Config struct {
 // means harm would not stop. The Observer hears of it at once.
 //
 // A Source owns goroutines, which [Source.Close] ends. It is safe for concurrent
-// use. Printing it shows its SPIFFE id and no key.
+// use. Printing it shows its SPIFFE id and no key. The zero Source has no
+// credentials.
 type Source struct {
 	cfg     Config
 	current atomic.Pointer[mtls.Credentials]
@@ -169,7 +170,12 @@ func (s *Source) Credentials() *mtls.Credentials { return s.current.Load() }
 
 // Close ends the connection to the agent, and waits for the goroutines. The
 // credentials stay. It may be called more than once.
-func (s *Source) Close() error { return s.close() }
+func (s *Source) Close() error {
+	if s.close == nil { // the zero Source
+		return nil
+	}
+	return s.close()
+}
 
 // Format prints the SPIFFE id, whatever the verb.
 func (s *Source) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "agent with %v", s.current.Load()) }

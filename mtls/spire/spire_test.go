@@ -322,6 +322,13 @@ func TestSource_Close(t *testing.T) {
 	assert.Empty(t, heard.faults(), "to close it is no fault")
 }
 
+func TestSource_Zero(t *testing.T) {
+	t.Parallel()
+	s := &spire.Source{}
+	assert.Nil(t, s.Credentials())
+	assert.NoError(t, s.Close())
+}
+
 // TestLC01_Source does not run in parallel: it counts what is left.
 func TestLC01_Source(t *testing.T) {
 	ca, a := gatemesh.Must(devca.New(domain)), newAgent(t)
