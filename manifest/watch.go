@@ -19,10 +19,9 @@ type WatcherConfig struct {
 	// Apply puts a Set in use, all of it or nothing: with one [gatemesh.Apply] of
 	// the Changes of all components, so that no call sees a part of it. If it
 	// returns an error, what was in use has to stay in use; a panic is an error,
-	// too. It is called on the
-	// Watcher's own goroutine, one call at a time, with Sets that loaded without
-	// a fault; it must return, and must not call Close, which waits for it.
-	// Required.
+	// too. It is called on the Watcher's own goroutine, one call at a time, with
+	// Sets that loaded without a fault; it must return, and must not call Close,
+	// which waits for it. Required.
 	Apply func(*Set) error
 	// Current is the Set of Dir that is in use already, so that Apply is not
 	// called for it. What has changed in the folder since it was loaded is seen.
