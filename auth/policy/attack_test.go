@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"reflect"
@@ -213,6 +214,32 @@ func TestIndexFindsByAnything(t *testing.T) {
 			assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims("other")})))
 		}
 	}
+}
+
+// A rule of a thousand callers and a thousand operations does not take a
+// million places.
+func TestIndexIsBounded(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	var one Rule
+	var principals []string
+	for i := range n {
+		principals = append(principals, fmt.Sprintf("cluster.local/ns/a/sa/%d", i))
+		one.To = append(one.To, Operation{Paths: []string{fmt.Sprintf("/p/%d", i)}})
+	}
+	one.From = []Source{{Principals: principals}}
+	e := engine(t, config(policyOf("p", ActionAllow, one)))
+	x := &e.state.Latest().allow
+	places := len(x.anyone.rest)
+	for _, p := range append(slices.Collect(maps.Values(x.byPrincipal)), &x.anyone) {
+		places += len(p.rest)
+		for _, part := range p.parts {
+			places += len(part.all)
+		}
+	}
+	assert.LessOrEqual(t, places, maxPlaces)
+	assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Peer: peer(t, "a", "999"), Path: "/p/999"})))
+	assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Peer: peer(t, "a", "1000"), Path: "/p/999"})))
 }
 
 // What is found by searching is what is found by asking every rule.
