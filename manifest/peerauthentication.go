@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -61,14 +62,17 @@ func (p *peerAuthenticationSpec) check(s scope) {
 // linkPeerAuthentications refuses two policies for the same workloads. Istio
 // would take the older one, and a file does not know which that is.
 func (set *Set) linkPeerAuthentications() {
+	seen := make(map[string]int)
 	for i, p := range set.peerAuthentications {
-		for _, first := range set.peerAuthentications[:i] {
-			if p.Metadata.Namespace.V == first.Metadata.Namespace.V && p.name() != first.name() &&
-				maps.Equal(p.Spec.Selector.MatchLabels.V, first.Spec.Selector.MatchLabels.V) {
-				p.scope.fault(p.Metadata.Name.mark, "is for the same workloads as %s (%s); Istio would take the older one, so leave one out",
-					first.name(), first.scope.position(first.mark))
-				break
-			}
+		workloads := fmt.Sprintf("%q %q", p.Metadata.Namespace.V, p.Spec.Selector.MatchLabels.V) // fmt sorts the labels
+		at, twice := seen[workloads]
+		if !twice {
+			seen[workloads] = i
+			continue
+		}
+		if first := set.peerAuthentications[at]; p.name() != first.name() {
+			p.scope.fault(p.Metadata.Name.mark, "is for the same workloads as %s (%s); Istio would take the older one, so leave one out",
+				first.name(), first.scope.position(first.mark))
 		}
 	}
 }

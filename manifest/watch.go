@@ -18,10 +18,10 @@ type WatcherConfig struct {
 	Dir string
 	// Apply puts a Set in use, all of it or nothing: with one [gatemesh.Apply] of
 	// the Changes of all components, so that no call sees a part of it. If it
-	// returns an error, what was in use has to stay in use. It is called on the
-	// Watcher's own goroutine, one call at a time, with Sets that loaded without
-	// a fault; it must return, and must not call Close, which waits for it.
-	// Required.
+	// returns an error, what was in use has to stay in use; a panic is an error,
+	// too. It is called on the Watcher's own goroutine, one call at a time, with
+	// Sets that loaded without a fault; it must return, and must not call Close,
+	// which waits for it. Required.
 	Apply func(*Set) error
 	// Current is the Set of Dir that is in use already, so that Apply is not
 	// called for it. What has changed in the folder since it was loaded is seen.
@@ -163,7 +163,7 @@ func (w *Watcher) use(read files, now time.Time) {
 		w.fault("manifests cannot be used, the last good ones stay", err)
 		return
 	}
-	if err := w.cfg.Apply(set); err != nil {
+	if err := w.apply(set); err != nil {
 		w.wait = min(max(2*w.wait, w.cfg.Interval), maxAgain)
 		w.again = now.Add(w.wait)
 		w.fault("manifests are refused, those from before stay", err)
@@ -171,6 +171,17 @@ func (w *Watcher) use(read files, now time.Time) {
 	}
 	w.used, w.refused, w.failed = read.sum, [sha256.Size]byte{}, ""
 	w.report(gatemesh.EventNotice, "manifests are in use", nil)
+}
+
+// apply is Apply, whose panic refuses set: an edited file must not end a process
+// that works with what it has.
+func (w *Watcher) apply(set *Set) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("manifest: Apply panicked: %v", v)
+		}
+	}()
+	return w.cfg.Apply(set)
 }
 
 // fault reports err unless it was the last thing that was reported.

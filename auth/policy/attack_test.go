@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"reflect"
@@ -53,6 +54,42 @@ func TestAZ07_ManyEmptyFields(t *testing.T) {
 	assert.Equal(t, Deny, verdict(t, engine(t, config(policyOf("p", ActionAllow, Rule{}), deny)), c))
 }
 
+// A list that a policy spells out is compared as it stands, too.
+func TestAZ07_ListInDeny(t *testing.T) {
+	t.Parallel()
+	deny := policyOf("d", ActionDeny, Rule{When: []Condition{{Key: "request.headers[X-Role]", Values: []string{"user, admin"}}}})
+	e := engine(t, config(policyOf("p", ActionAllow, Rule{}), deny))
+	assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Header: http.Header{"X-Role": {"user, admin"}}})))
+	assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Header: http.Header{"X-Role": {"user,admin"}}})))
+}
+
+// What a dry run does not keep cannot lead to its verdicts.
+func TestDryRunPartial(t *testing.T) {
+	t.Parallel()
+	long := "/" + strings.Repeat("x", 600)
+	claim := Rule{When: []Condition{{Key: "request.auth.claims[plan]", Values: []string{"gold"}}}}
+	key := gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Consumer: "shop", Claims: map[string]any{"plan": "gold"}})
+	far, err := gatemesh.NewPeer("cluster.local", long, nil)
+	require.NoError(t, err)
+	for name, tt := range map[string]struct {
+		live    Rule
+		in      gatemesh.CallInfo
+		partial bool
+	}{
+		"all kept":      {paths("*end"), gatemesh.CallInfo{Path: "/end"}, false},
+		"end of a path": {paths("*end"), gatemesh.CallInfo{Path: long + "end"}, true},
+		"claim":         {claim, gatemesh.CallInfo{Principal: key}, true},
+		"peer":          {Rule{}, gatemesh.CallInfo{Peer: far}, true},
+	} {
+		e := engine(t, trial(tt.live, paths("/none")))
+		_, err := e.Admit(t.Context(), call(t, tt.in))
+		require.NoError(t, err, name)
+		run := dryRunOf(t, e)
+		require.Len(t, run.Differences, 1, name)
+		assert.Equal(t, tt.partial, run.Differences[0].Partial, name)
+	}
+}
+
 // A caller who makes a hook panic is refused and audited like any other.
 func TestAuditOfPanic(t *testing.T) {
 	t.Parallel()
@@ -84,12 +121,22 @@ func TestCauseLooksAtFewAlternatives(t *testing.T) {
 	var d *gatemesh.Denial
 	require.True(t, errors.As(err, &d))
 	assert.Contains(t, d.Cause().Error(), "principal", "a log line is not worth reading 5,001 alternatives")
+
+	p := policyOf("p", ActionAllow)
+	for range 600 {
+		p.Rules = append(p.Rules, Rule{From: rule.From[:1], To: rule.To})
+	}
+	p.Rules = append(p.Rules, Rule{From: rule.From[5000:], To: rule.To})
+	e = engine(t, config(p))
+	assert.NotContains(t, e.Explain(c).Reason, "principal")
+	_, err = e.Admit(t.Context(), c)
+	require.True(t, errors.As(err, &d))
+	assert.Contains(t, d.Cause().Error(), "principal")
 }
 
 // Thousands of rules that are told apart by one thing alone, whichever it is,
 // are searched and not read from the beginning.
 func TestIndexFindsByAnything(t *testing.T) {
-	t.Parallel()
 	const n = 2000
 	n1 := fmt.Sprint(n - 1)
 	claims := func(v any) *gatemesh.Principal {
@@ -123,7 +170,10 @@ func TestIndexFindsByAnything(t *testing.T) {
 		"principals": {func(i string) Rule { return from(Source{Principals: []string{"cluster.local/ns/n" + i + "/*"}}) }, gatemesh.CallInfo{Peer: peer(t, "n"+n1, "a")}},
 		"server name": {func(i string) Rule {
 			return all(Operation{}, Condition{Key: "connection.sni", Values: []string{"h" + i + ".test"}})
-		}, gatemesh.CallInfo{SNI: "H" + n1 + ".test"}},
+		}, gatemesh.CallInfo{SNI: "h" + n1 + ".test"}},
+		"header": {func(i string) Rule {
+			return all(Operation{}, Condition{Key: "request.headers[X-Key]", Values: []string{"k" + i}})
+		}, gatemesh.CallInfo{Header: http.Header{"X-Key": {"k" + n1}}}},
 		"template": {func(i string) Rule { return to(Operation{Paths: []string{"/p" + i + "/{*}/x"}}) }, gatemesh.CallInfo{Path: "/p" + n1 + "/1/x"}},
 	} {
 		p := policyOf("p", ActionAllow)
@@ -138,7 +188,24 @@ func TestIndexFindsByAnything(t *testing.T) {
 			require.Equal(t, 1, max(len(one.exact), len(one.prefix)), "%s: %s", name, one.key)
 		}
 		assert.Equal(t, Allow, verdict(t, e, call(t, tt.in)), name)
+		c := call(t, tt.in)
+		assert.Zero(t, testing.AllocsPerRun(20, func() { _, _ = e.Admit(context.Background(), c) }), name)
 		assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Host: "h.test"})), name)
+		if name == "header" {
+			p.Action = ActionDeny
+			e = engine(t, config(p, policyOf("a", ActionAllow, Rule{})))
+			for want, values := range map[Verdict][][]string{
+				Deny:  {{"x", "k" + n1}, {"x, y", "x ,k" + n1 + "\t, z"}, {strings.Repeat(",", 128)}, make([]string, 129)},
+				Allow: {nil, {""}, {"k"}, {"k" + n1 + "x"}, {strings.Repeat(",", 127)}, make([]string, 128)},
+			} {
+				for _, v := range values {
+					assert.Equal(t, want, verdict(t, e, call(t, gatemesh.CallInfo{Path: "/1", Header: http.Header{"X-Key": v}})), "%q", v)
+				}
+			}
+		}
+		if name == "header" {
+			assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Path: "/1", Reserved: map[string]string{"X-Key": "x"}})), "reserved, so that it cannot be told")
+		}
 		if name == "claim" {
 			assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims(7)})), "a number counts against the call")
 			p.Action = ActionDeny
@@ -147,6 +214,32 @@ func TestIndexFindsByAnything(t *testing.T) {
 			assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Principal: claims("other")})))
 		}
 	}
+}
+
+// A rule of a thousand callers and a thousand operations does not take a
+// million places.
+func TestIndexIsBounded(t *testing.T) {
+	t.Parallel()
+	const n = 1000
+	var one Rule
+	var principals []string
+	for i := range n {
+		principals = append(principals, fmt.Sprintf("cluster.local/ns/a/sa/%d", i))
+		one.To = append(one.To, Operation{Paths: []string{fmt.Sprintf("/p/%d", i)}})
+	}
+	one.From = []Source{{Principals: principals}}
+	e := engine(t, config(policyOf("p", ActionAllow, one)))
+	x := &e.state.Latest().allow
+	places := len(x.anyone.rest)
+	for _, p := range append(slices.Collect(maps.Values(x.byPrincipal)), &x.anyone) {
+		places += len(p.rest)
+		for _, part := range p.parts {
+			places += len(part.all)
+		}
+	}
+	assert.LessOrEqual(t, places, maxPlaces)
+	assert.Equal(t, Allow, verdict(t, e, call(t, gatemesh.CallInfo{Peer: peer(t, "a", "999"), Path: "/p/999"})))
+	assert.Equal(t, Deny, verdict(t, e, call(t, gatemesh.CallInfo{Peer: peer(t, "a", "1000"), Path: "/p/999"})))
 }
 
 // What is found by searching is what is found by asking every rule.
@@ -167,7 +260,9 @@ func TestIndexAgreesWithAsking(t *testing.T) {
 			var o Operation
 			var s Source
 			for range 1 + g.IntN(2) {
-				switch g.IntN(8) {
+				switch g.IntN(10) {
+				case 8, 9:
+					r.When = append(r.When, Condition{Key: pick(g, "request.headers[x-a]", "request.headers[x-b]", "request.headers[user-agent]"), Values: values("v%d", "v%d*", "*v%d", "v%d, v%d")})
 				case 0:
 					o.Hosts = values("h%d.test", "*.h%d.test", "*%d.test", "h%d.*")
 				case 1:
@@ -218,7 +313,8 @@ func TestIndexAgreesWithAsking(t *testing.T) {
 			}
 			c := call(t, gatemesh.CallInfo{
 				Host: word(pick(g, "h%d.test", "a.b.h%d.test", "x%d.test")), Path: word(pick(g, "/p%d", "/p%d/a", "/a/p%d")), SNI: word("a.h%d.test"),
-				Peer: peer(t, word("n%d"), word("s%d")), LocalAddr: addr("10.0.0.1"), RequestID: "r",
+				Header: http.Header{"X-A": values("v%d", "v%d, v%d"), "X-B": values("v%d", "x, v%d "), "User-Agent": values("v%d", "v%d, v%d")},
+				Peer:   peer(t, word("n%d"), word("s%d")), LocalAddr: addr("10.0.0.1"), RequestID: "r",
 				Principal: gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 					Issuer: "https://idp", Subject: word("u%d"), Scopes: values("v%d"), Audience: values("v%d"),
 					Claims: map[string]any{"a": claim(), "b": claim(), "c": map[string]any{"d": claim()}, "permission": claim()},

@@ -121,24 +121,35 @@ func (c *condition) matchesHeader(r *request) bool {
 }
 
 func (c *condition) matchesAnyValue(r *request) bool {
+	matched := false
+	few := r.eachMember(c.name, func(s string) bool {
+		matched = c.matches(&text{s})
+		return !matched
+	})
+	return matched || !few
+}
+
+// eachMember yields the values of the field and what commas separate in them,
+// until yield returns false. It reports false if there are more than maxMembers.
+func (r *request) eachMember(name string, yield func(string) bool) (few bool) {
 	left := maxMembers
-	for i := range r.count(c.name) {
-		value := r.at(c.name, i)
-		if c.matches(&text{value}) {
+	for i := range r.count(name) {
+		value := r.at(name, i)
+		if !yield(value) {
 			return true
 		}
 		for more := true; more; {
 			if left--; left < 0 {
-				return true
+				return false
 			}
 			var member string
 			member, value, more = strings.Cut(value, ",")
-			if c.matches(&text{strings.Trim(member, " \t")}) {
+			if !yield(strings.Trim(member, " \t")) {
 				return true
 			}
 		}
 	}
-	return false
+	return true
 }
 
 // headersOf returns the names of the fields that rules read.

@@ -29,7 +29,10 @@ func (e *entry) matches(r *request) bool {
 
 // maxParts bounds into how many entries a rule is split, and how many places
 // an entry is put in. Beyond it, rules are found by fewer of their properties.
-const maxParts = 1024
+const (
+	maxParts  = 1024
+	maxPlaces = 8 * maxParts // of a rule, by principal
+)
 
 func newIndex(rules []*rule) index {
 	x := index{byPrincipal: make(map[string]*partIndex)}
@@ -40,7 +43,7 @@ func newIndex(rules []*rule) index {
 		}
 		for _, from := range froms {
 			for _, to := range tos {
-				x.add(entry{r, from, to})
+				x.add(entry{r, from, to}, len(tos))
 			}
 		}
 	}
@@ -63,9 +66,10 @@ func split(clauses []clause) [][]clause {
 	return out
 }
 
-func (x *index) add(e entry) {
+// add adds one of so many operations of a rule.
+func (x *index) add(e entry, operations int) {
 	principals := principalPaths(e.from)
-	if len(principals) == 0 || len(principals) > maxParts {
+	if len(principals) == 0 || len(principals)*operations > maxPlaces {
 		x.anyone.add(e, 1)
 		return
 	}

@@ -42,7 +42,7 @@ const (
 // finds reports whether entries can be found by c.
 func (c *condition) finds() bool {
 	switch c.field {
-	case fieldPrincipal, fieldUser, fieldNamespace, fieldHost, fieldPath, fieldSNI, fieldClaim:
+	case fieldPrincipal, fieldUser, fieldNamespace, fieldHost, fieldPath, fieldSNI, fieldClaim, fieldHeader:
 	default:
 		return false
 	}
@@ -75,11 +75,11 @@ func (e *pendingEntry) findable() (out []*condition) {
 // partOf returns which of the parts is about the same as c, or -1.
 func (p *partIndex) partOf(c *condition) int {
 	i := slices.IndexFunc(p.parts, func(o part) bool {
-		return o.of.field == c.field && slices.Equal(o.of.path, c.path)
+		return o.of.field == c.field && o.of.name == c.name && slices.Equal(o.of.path, c.path)
 	})
 	if i < 0 && len(p.parts) < maxPartsOf {
 		i = len(p.parts)
-		p.parts = append(p.parts, part{of: condition{field: c.field, claim: c.claim, path: c.path, unknown: c.unknown}, suffixes: make(map[string][]entry)})
+		p.parts = append(p.parts, part{of: condition{field: c.field, name: c.name, claim: c.claim, path: c.path, unknown: c.unknown}, suffixes: make(map[string][]entry)})
 	}
 	return i
 }
@@ -162,17 +162,20 @@ func (p *partIndex) match(r *request) *rule {
 }
 
 func (p *part) match(r *request) (found *rule) {
-	if p.of.field != fieldClaim {
-		return p.find(&r.texts[p.of.field], r)
-	}
-	if r.principal == nil {
-		return nil
-	}
-	odd := p.of.eachWord(r.principal, func(word string) bool {
+	find := func(word string) bool {
 		found = p.find(&text{word}, r)
 		return found == nil
-	})
-	if found == nil && odd && p.of.unknown { // it counts against the call, whatever is wanted
+	}
+	against := false // it counts against the call, whatever is wanted
+	switch {
+	case p.of.field == fieldHeader:
+		against = r.reserved(p.of.name) || !r.eachMember(p.of.name, find)
+	case p.of.field != fieldClaim:
+		return p.find(&r.texts[p.of.field], r)
+	case r.principal != nil:
+		against = p.of.eachWord(r.principal, find)
+	}
+	if found == nil && against && p.of.unknown {
 		return firstMatch(p.all, r)
 	}
 	return found
