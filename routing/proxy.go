@@ -82,7 +82,23 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !isWebsocket(r) {
 		out.Header = withoutUpgrade(r.Header)
 	}
+	if r.Header.Get("Expect") != "" {
+		w = oneContinue{w}
+	}
 	p.reverse.ServeHTTP(w, out)
+}
+
+// oneContinue keeps the upstream's 100 (Continue) from the client: the server
+// sends one by itself when the body is read for the upstream, which waits for its
+// own. ReverseProxy would pass the other one on as well, before it or behind it.
+type oneContinue struct{ http.ResponseWriter }
+
+func (w oneContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w oneContinue) WriteHeader(status int) {
+	if status != http.StatusContinue {
+		w.ResponseWriter.WriteHeader(status)
+	}
 }
 
 // plan fills d with where r goes, or says why it goes nowhere.

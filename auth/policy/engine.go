@@ -71,7 +71,8 @@ func (e *Engine) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatemes
 }
 
 // Revalidate judges the call of an open stream again, by the policies of now.
-// Neither a candidate nor AUDIT policies hear of it: the call was counted.
+// Neither a candidate nor AUDIT policies hear of it, as the call was counted;
+// but AUDIT hears of a hook that panics.
 func (e *Engine) Revalidate(ctx context.Context, c *gatemesh.Call) (time.Time, error) {
 	s := e.state.Latest()
 	if s == nil || c == nil {
