@@ -119,6 +119,19 @@ type Config struct {
 	Started func(addrs map[string]net.Addr)
 }
 
+// terminates says who ends TLS on s, for a person who reads the log.
+func terminates(s Server) string {
+	switch {
+	case s.TLS != nil:
+		return "yes"
+	case s.Wrap != nil:
+		return "as its wrapper does"
+	case s.GRPC != nil:
+		return "as the credentials of its gRPC server do"
+	}
+	return "no"
+}
+
 func (c Config) validate() error {
 	var errs []error
 	if len(c.Servers) == 0 {
@@ -188,7 +201,7 @@ func Run(ctx context.Context, cfg Config) error {
 		units[i] = newUnit(s, cfg.Logger, &p)
 		addrs[s.Name] = s.Listener.Addr()
 		go units[i].run(failed)
-		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", s.TLS != nil, "wrapped", s.Wrap != nil)
+		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", terminates(s))
 	}
 	if cfg.Started != nil {
 		cfg.Started(addrs)

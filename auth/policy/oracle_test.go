@@ -56,9 +56,11 @@ func oracleRule(r Rule, p Policy, c *gatemesh.Call) bool {
 	return (r.From == nil || slices.ContainsFunc(r.From, func(s Source) bool {
 		return attribute("source.principal", s.Principals, s.NotPrincipals) && attribute("source.namespace", s.Namespaces, s.NotNamespaces) &&
 			attribute("request.auth.principal", s.RequestPrincipals, s.NotRequestPrincipals) && attribute("source.ip", s.IPBlocks, s.NotIPBlocks) &&
-			attribute("source.serviceAccount", s.ServiceAccounts, s.NotServiceAccounts)
+			attribute("source.serviceAccount", s.ServiceAccounts, s.NotServiceAccounts) &&
+			attribute("remote.ip", s.RemoteIPBlocks, s.NotRemoteIPBlocks)
 	})) && (r.To == nil || slices.ContainsFunc(r.To, func(o Operation) bool {
-		return attribute("method", o.Methods, o.NotMethods) && attribute("path", o.Paths, o.NotPaths) && attribute("host", o.Hosts, o.NotHosts)
+		return attribute("method", o.Methods, o.NotMethods) && attribute("path", o.Paths, o.NotPaths) && attribute("host", o.Hosts, o.NotHosts) &&
+			attribute("destination.port", o.Ports, o.NotPorts)
 	})) && !slices.ContainsFunc(r.When, func(w Condition) bool { return !attribute(w.Key, w.Values, w.NotValues) })
 }
 
@@ -74,8 +76,8 @@ func oracleHolds(key string, values []string, not bool, p Policy, c *gatemesh.Ca
 	name := key[strings.LastIndex(key, "[")+1:]
 	name = strings.TrimSuffix(name, "]")
 	switch {
-	case key == "source.ip", key == "destination.ip":
-		a := map[string]netip.AddrPort{"source.ip": c.RemoteAddr(), "destination.ip": c.LocalAddr()}[key].Addr()
+	case key == "source.ip", key == "destination.ip", key == "remote.ip":
+		a := map[string]netip.Addr{"source.ip": c.RemoteAddr().Addr(), "destination.ip": c.LocalAddr().Addr(), "remote.ip": c.Client()}[key]
 		if !a.IsValid() {
 			return against
 		}
@@ -113,8 +115,11 @@ func oracleHolds(key string, values []string, not bool, p Policy, c *gatemesh.Ca
 		add(pr.Audience()...)
 	case key == "request.auth.claims[scope]":
 		add(pr.Scopes()...)
-	case strings.HasPrefix(key, "request.auth.claims["):
-		path := strings.FieldsFunc(key[len("request.auth.claims"):], func(r rune) bool { return r == '[' || r == ']' })
+	case strings.HasPrefix(key, "request.auth.claims["), key == "request.auth.presenter":
+		path := strings.FieldsFunc(strings.TrimPrefix(key, "request.auth.claims"), func(r rune) bool { return r == '[' || r == ']' })
+		if key == "request.auth.presenter" {
+			path = []string{"azp"}
+		}
 		claim, _ := pr.Claim(path...)
 		list, isList := claim.([]any)
 		if !isList && claim != nil {
@@ -229,10 +234,10 @@ func (g generator) when() Condition {
 	w := Condition{Key: pick(g, "request.headers[X-Role]", "request.headers[x-role]", "request.headers[User-Agent]",
 		"request.auth.claims[groups]", "request.auth.claims[a][b]", "request.auth.claims[scope]", "request.auth.audiences",
 		"source.ip", "destination.ip", "destination.port", "source.principal", "source.namespace", "source.serviceAccount",
-		"request.auth.principal", "connection.sni")}
+		"request.auth.principal", "connection.sni", "remote.ip", "request.auth.presenter")}
 	value := func(g generator) string { return pick(g, "admin", "user", "adm*", "*er", "*", "user, admin", "root") }
 	switch w.Key {
-	case "source.ip", "destination.ip":
+	case "source.ip", "destination.ip", "remote.ip":
 		value = func(g generator) string { return fmt.Sprintf("10.0.0.%d/%d", g.IntN(256), 24+g.IntN(9)) }
 	case "destination.port":
 		value = func(g generator) string { return pick(g, "80", "443", "8443") }
@@ -275,6 +280,8 @@ func (g generator) rule() (r Rule) {
 			IPBlocks:             maybe(g, 9, func(g generator) string { return fmt.Sprintf("10.0.0.%d/%d", g.IntN(256), 24+g.IntN(9)) }),
 			NotIPBlocks:          []string{fmt.Sprintf("10.0.0.%d/%d", g.IntN(256), 28+g.IntN(5))},
 		})
+		block := func(g generator) string { return fmt.Sprintf("10.0.0.%d/%d", g.IntN(256), 24+g.IntN(9)) }
+		r.From[len(r.From)-1].RemoteIPBlocks, r.From[len(r.From)-1].NotRemoteIPBlocks = maybe(g, 9, block), maybe(g, 9, block)
 		if s := &r.From[len(r.From)-1]; g.IntN(5) == 0 {
 			s.Principals, s.NotPrincipals, s.Namespaces, s.NotNamespaces = nil, nil, nil, nil
 			s.ServiceAccounts = []string{pick(g, "a/x", "ab/xy", "b/z"), pick(g, "production/x", "x", "b/y")}[:1+g.IntN(2)]
@@ -291,6 +298,8 @@ func (g generator) rule() (r Rule) {
 			Hosts:      maybe(g, 8, func(g generator) string { return g.star(g.host()) }),
 			NotMethods: []string{pick(g, "GET", "PUT", "P*", "*ST")},
 			Methods:    maybe(g, 8, func(g generator) string { return pick(g, "GET", "PUT", "P*", "*ST") }),
+			Ports:      maybe(g, 9, func(g generator) string { return pick(g, "80", "443", "8443") }),
+			NotPorts:   maybe(g, 9, func(g generator) string { return pick(g, "80", "443", "8443") }),
 		})
 	}
 	return r
@@ -345,6 +354,9 @@ func (g generator) call(t testing.TB) *gatemesh.Call {
 		Method: pick(g, "GET", "PUT", "POST"), Path: g.path(), Host: g.host(), RequestID: "r",
 		RemoteAddr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(g.IntN(256))}), 1),
 	}
+	if g.IntN(3) == 0 { // behind a proxy
+		in.Client = netip.AddrFrom4([4]byte{10, 0, 0, byte(g.IntN(256))})
+	}
 	if g.IntN(5) > 0 {
 		domain, path, _ := strings.Cut(g.peer(), "/")
 		in.Peer, _ = gatemesh.NewPeer(domain, "/"+path, nil)
@@ -354,9 +366,9 @@ func (g generator) call(t testing.TB) *gatemesh.Call {
 		claim := func() any {
 			return pick[any](g, word(), word(), []any{word(), word()}, []any{word(), json.Number("7")}, true, nil, []any{}, map[string]any{"x": "admin"})
 		}
-		claims := map[string]any{"groups": claim(), "a": map[string]any{"b": claim()}}
+		claims := map[string]any{"groups": claim(), "a": map[string]any{"b": claim()}, "azp": claim()}
 		if g.IntN(4) == 0 {
-			delete(claims, pick(g, "groups", "a"))
+			delete(claims, pick(g, "groups", "a", "azp"))
 		}
 		in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{
 			Issuer: pick(g, "i", "i/j"), Subject: pick(g, "u", "v", "j/u"), Claims: claims,
