@@ -58,25 +58,6 @@ func (d Destination) String() string {
 	return b.String()
 }
 
-// WeightedDestination is one of the backends of a [Route].
-type WeightedDestination struct {
-	Destination Destination
-	Weight      uint32 // share among its siblings; 0 is never chosen
-}
-
-// A Route is what a route table matched. It belongs to the table: read it, do
-// not change it.
-type Route struct {
-	// Name is stable and bounded in number, fit for logs, metrics and limits,
-	// such as "production/user-service-route/0".
-	Name string
-	// Backends are the candidates to dispatch to. With several, a layer that
-	// gives [FactLane] picks one.
-	Backends []WeightedDestination
-	// Rule is the table's own data for the dispatcher behind the chain.
-	Rule any
-}
-
 // Header is a read-only view of the header fields of an HTTP request or of
 // gRPC metadata. Its methods take names in any case. The zero Header is empty.
 type Header struct {
@@ -187,6 +168,9 @@ type Call struct {
 	peer        *Peer
 	principal   *Principal
 	route       *Route
+	backend     *WeightedDestination
+	service     *Route
+	version     *WeightedDestination
 	lane        string
 	destination Destination
 	parent      *Call
@@ -262,6 +246,17 @@ func (c *Call) Principal() *Principal { return c.principal }
 
 // Route returns what the route table matched, or nil.
 func (c *Call) Route() *Route { return c.route }
+
+// Backend returns which of the Route's backends was chosen, or nil.
+func (c *Call) Backend() *WeightedDestination { return c.backend }
+
+// ServiceRoute returns the rule of the chosen service that matched, as of a
+// [ServiceRouter], or nil. It is the second decision about where the call goes:
+// Route is that of the front door.
+func (c *Call) ServiceRoute() *Route { return c.service }
+
+// ServiceBackend returns which of the ServiceRoute's backends was chosen, or nil.
+func (c *Call) ServiceBackend() *WeightedDestination { return c.version }
 
 // Lane returns the version that a split chose, such as "v2", or "".
 func (c *Call) Lane() string { return c.lane }

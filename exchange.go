@@ -225,7 +225,16 @@ func (x *Exchange) stamp(l *Layer, adm *Admission) bool {
 		c.peer = adm.Peer
 	}
 	if adm.Route != nil {
-		c.route = adm.Route
+		c.route, c.backend = adm.Route, nil
+	}
+	if adm.Backend != nil {
+		c.backend = adm.Backend
+	}
+	if adm.ServiceRoute != nil {
+		c.service, c.version = adm.ServiceRoute, nil
+	}
+	if adm.ServiceBackend != nil {
+		c.version = adm.ServiceBackend
 	}
 	if adm.Lane != "" {
 		c.lane = adm.Lane

@@ -61,6 +61,12 @@ type Admission struct {
 	Route       *Route       // what matched; nil changes nothing
 	Lane        string       // which version; "" changes nothing
 	Destination *Destination // where to; nil changes nothing
+	// Backend is the one of the Route that was chosen; nil changes nothing.
+	Backend *WeightedDestination
+	// ServiceRoute is the rule of the chosen service that matched, and
+	// ServiceBackend the one of its backends that was chosen; nil changes nothing.
+	ServiceRoute   *Route
+	ServiceBackend *WeightedDestination
 	// Consumed names what held the credential: a request field, a cookie as
 	// "cookie:NAME", or a parameter of the query as "query:NAME". It stays
 	// visible to the handler, and [Outbound] does not let it go upstream; of a

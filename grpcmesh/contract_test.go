@@ -145,7 +145,7 @@ func routeLayer(prefix string) func(*testing.T) gatemesh.Layer {
 		r, err := routing.New(routing.Config{
 			Routes: []routing.Route{{
 				Name: "r", Matches: []routing.Match{{Path: routing.PathMatch{Type: routing.PathPrefix, Value: prefix}}},
-				Backends: []gatemesh.WeightedDestination{{Destination: d, Weight: 1}},
+				Backends: []routing.Backend{{Destination: d, Weight: 1}},
 			}},
 			Upstreams: []routing.Upstream{{Service: d.Service, URL: "http://127.0.0.1:1"}},
 		})

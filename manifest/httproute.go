@@ -170,7 +170,7 @@ func (set *Set) Routes() []routing.Route {
 			}
 			for j := range rule.BackendRefs {
 				b := &rule.BackendRefs[j]
-				to.Backends = append(to.Backends, gatemesh.WeightedDestination{
+				to.Backends = append(to.Backends, routing.Backend{
 					Destination: gatemesh.Destination{Service: b.Name.V, Namespace: r.Metadata.Namespace.V, Port: uint16(b.Port.V)},
 					Weight:      uint32(b.weight()),
 				})

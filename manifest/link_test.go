@@ -212,7 +212,7 @@ spec:
 				Headers: []routing.HeaderMatch{{Name: "x-a", Value: "b"}, {Name: "x-c", Value: "yes"}},
 			},
 		},
-		Backends: []gatemesh.WeightedDestination{
+		Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "one", Namespace: "default", Port: 1}, Weight: 1},
 			{Destination: gatemesh.Destination{Service: "two", Namespace: "default", Port: 2}},
 		},

@@ -41,13 +41,13 @@ func TestLoadDir(t *testing.T) {
 	assert.Equal(t, []routing.Route{{
 		Name: "production/order-service-route/0", Position: at("orders-route.yaml", 12),
 		Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/orders"),
-		Backends: []gatemesh.WeightedDestination{
+		Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "order-service", Namespace: "production", Port: 8080}, Weight: 1},
 		},
 	}, {
 		Name: "production/user-service-route/0", Position: at("httproute.yaml", 13),
 		Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/users"),
-		Backends: []gatemesh.WeightedDestination{
+		Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 8080}, Weight: 100},
 		},
 	}}, set.Routes())

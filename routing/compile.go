@@ -43,7 +43,10 @@ func compile(r *Router, cfg Config) (*table, error) {
 			f.add(in.Position, "%s.Name %q is taken by an earlier route", field, in.Name)
 		}
 		names[in.Name] = true
-		r := &rule{table: t, route: gatemesh.Route{Name: in.Name, Backends: slices.Clone(in.Backends)}}
+		r := &rule{table: t, route: gatemesh.Route{Name: in.Name}}
+		for _, b := range in.Backends {
+			r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight})
+		}
 		r.route.Rule = r
 		r.only = f.backends(t.places, in, field, r.route.Backends, cfg)
 		matches := f.matches(in, field)

@@ -18,15 +18,15 @@ import (
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	at := func(line int) gatemesh.Position { return gatemesh.Position{File: "routes.yaml", Line: line} }
-	d := func(service, subset string, port uint16, weight uint32) gatemesh.WeightedDestination {
-		return gatemesh.WeightedDestination{Destination: gatemesh.Destination{Service: service, Namespace: "n", Subset: subset, Port: port}, Weight: weight}
+	d := func(service, subset string, port uint16, weight uint32) routing.Backend {
+		return routing.Backend{Destination: gatemesh.Destination{Service: service, Namespace: "n", Subset: subset, Port: port}, Weight: weight}
 	}
-	good := []gatemesh.WeightedDestination{d("a", "", 80, 1)}
+	good := []routing.Backend{d("a", "", 80, 1)}
 	_, err := routing.New(routing.Config{
 		Routes: []routing.Route{
 			{Position: at(1)},
-			{Name: "x", Position: at(2), Backends: []gatemesh.WeightedDestination{d("a", "", 80, 0), d("a", "", 81, 0)}},
-			{Name: "x", Position: at(3), Backends: []gatemesh.WeightedDestination{d("a", "v9", 80, 1), d("a", "v1", 80, 1), d("a", "v2", 80, 1), d("b", "", 80, 1), d("", "", 0, 1)}},
+			{Name: "x", Position: at(2), Backends: []routing.Backend{d("a", "", 80, 0), d("a", "", 81, 0)}},
+			{Name: "x", Position: at(3), Backends: []routing.Backend{d("a", "v9", 80, 1), d("a", "v1", 80, 1), d("a", "v2", 80, 1), d("b", "", 80, 1), d("", "", 0, 1)}},
 			{Name: "y", Backends: good, Hostnames: []string{"API.example.com", "*", "*.", "a..b", "h:80", "", "a.*.b", "*.Example.com", "h."}},
 			{Name: "z", Position: at(5), Backends: good, Matches: []routing.Match{
 				prefix("v1"), prefix("/a/../b"), prefix("/a//b"), prefix("/a%zz"), prefix("/a?b=c"),

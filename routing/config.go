@@ -2,6 +2,7 @@ package routing
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -9,9 +10,14 @@ import (
 // Config configures a [Router]. The zero Config is valid and has no routes:
 // every call is answered with 404.
 type Config struct {
+	// Listeners are where calls arrive. Default: one, for every host and port.
+	Listeners []Listener
 	// Routes is the route table. The order is that of the last tie-break of
 	// [Router.Admit]. Default: no routes.
 	Routes []Route
+	// Services hold what is said about calls to a service by whatever route they
+	// come; at most one for a service. Default: none.
+	Services []Service
 	// Upstreams are the places that serve destinations. Every backend of every
 	// route must be served by at least one. Default: none.
 	Upstreams []Upstream
@@ -27,33 +33,102 @@ type Config struct {
 	Observer gatemesh.Observer
 }
 
+// A Listener is a place where calls arrive: a port, and the hosts that are
+// served there. Of the listeners of a port, a call belongs to the one with the
+// most specific hostname that matches its host, and to that one alone. Its zero
+// value is invalid: Name is required.
+type Listener struct {
+	// Name is unique among the listeners. Required.
+	Name string
+	// Position is where the listener was written, for errors. Default: unknown.
+	Position gatemesh.Position
+	// Hostname is an exact name, or a wildcard as in [Route.Hostnames].
+	// Default: every host.
+	Hostname string
+	// Port is the local port at which calls arrive. Default: every port.
+	Port uint16
+	// TLS says that it serves encrypted calls, and else plain ones. A call whose
+	// SNI belongs to another listener than its host is answered with 421.
+	TLS bool
+}
+
 // A Route sends the calls that match it to its backends. It is one rule of an
-// HTTPRoute. Its zero value is invalid: Name and Backends are required.
+// HTTPRoute or GRPCRoute, or of a [Service]. Its zero value is invalid: Name
+// and either Backends, Redirect or Response are required.
 type Route struct {
 	// Name is unique among the routes and fit for logs and metrics, such as
 	// "production/user-service-route/0". Required.
 	Name string
 	// Position is where the rule was written, for errors. Default: unknown.
 	Position gatemesh.Position
+	// Listeners names the listeners that serve the route. Of each, it serves the
+	// hosts that both name. Default: every listener. Empty in a Service.
+	Listeners []string
 	// Hostnames are exact names such as "api.example.com", or wildcards such as
 	// "*.example.com", which match every name below example.com and not
-	// example.com itself. Default: every host.
+	// example.com itself. Default: every host. Empty in a Service.
 	Hostnames []string
 	// Matches are alternatives. Default: one match for the path prefix "/".
 	Matches []Match
-	// Backends are where matching calls go, by weight. Required; the weights
-	// must not all be 0.
-	Backends []gatemesh.WeightedDestination
+	// Filters are what is done to calls by this route.
+	Filters
+	// Timeout, AttemptTimeout and Retry are those of [gatemesh.Route]. A Retry
+	// needs a layer that retries in [Config.Outbound].
+	Timeout        time.Duration
+	AttemptTimeout time.Duration
+	Retry          *gatemesh.RetryPolicy
+	// Backends are where matching calls go, by weight. Required unless the
+	// filters answer; the weights must not all be 0.
+	Backends []Backend
+}
+
+// A Backend is one of those that share the calls of a [Route].
+type Backend struct {
+	// Destination is where calls go. Required.
+	Destination gatemesh.Destination
+	// Weight is the share among the backends of the route. 0 is never chosen.
+	Weight uint32
+	// Filters are done to the calls that go here, after those of the route.
+	// Only header changes, a rewrite and mirrors can stand here.
+	Filters
+}
+
+// A Service holds the rules for calls to one service, whatever route they come
+// by, as a VirtualService does. Its zero value is invalid.
+type Service struct {
+	// Position is where it was written, for errors. Default: unknown.
+	Position gatemesh.Position
+	// Service is the short name of the service; "*" is every service of the
+	// Namespace that has no Service of its own. Required.
+	Service string
+	// Namespace is the service's namespace. "" is the namespace "".
+	Namespace string
+	// Rules are tried in their order, and the first that matches decides. A call
+	// that matches none is refused with 404, as in Istio. A backend whose Port is
+	// 0 gets the port that the call's destination had. Required.
+	Rules []Route
 }
 
 // A Match holds for a call if all its parts hold.
 type Match struct {
 	// Path is the path to match. Default: the prefix "/", which is every path.
 	Path PathMatch
+	// Protocol is HTTP or GRPC. Default: both.
+	Protocol gatemesh.Protocol
 	// Method is the exact, upper-case method. Default: every method.
 	Method string
-	// Headers must all be present. Default: none.
+	// Methods matches the method otherwise than exactly. Default: every method.
+	Methods *ValueMatch
+	// Scheme and Authority match the scheme, and the host with its port where it
+	// has one. Default: every one.
+	Scheme, Authority *ValueMatch
+	// Port is the local port of the call. Default: every port.
+	Port uint16
+	// Headers and Query must all hold. Default: none.
 	Headers []HeaderMatch
+	Query   []QueryMatch
+	// Version is the API version of the call; see [Versioning]. Default: any.
+	Version string
 }
 
 // PathMatch matches the path of a call, never its query.
@@ -61,8 +136,10 @@ type PathMatch struct {
 	// Type says how Value is compared. Default: PathPrefix.
 	Type PathType
 	// Value is an escaped path. It goes through [gatemesh.CanonicalPath] like
-	// the path of a call. Default: "/".
+	// the path of a call, unless it is a regular expression. Default: "/".
 	Value string
+	// IgnoreCase compares ASCII letters without regard to case.
+	IgnoreCase bool
 }
 
 // PathType says how a path is compared.
@@ -75,15 +152,54 @@ const (
 	PathPrefix PathType = iota
 	// PathExact matches the path as a whole: /a does not match /a/.
 	PathExact
+	// PathStart matches by how the path begins, as Istio's prefix does: /a
+	// matches /ab, too.
+	PathStart
+	// PathRegex is a regular expression in the syntax of RE2 that has to match
+	// the whole path.
+	PathRegex
 )
 
-// HeaderMatch matches a header field that is present exactly once, with
-// exactly this value. A repeated field matches nothing, so that two readers of
-// it cannot disagree.
+// MatchType says how a value is compared.
+type MatchType uint8
+
+// The match types.
+const (
+	MatchExact   MatchType = iota // the whole value
+	MatchPrefix                   // how it begins
+	MatchRegex                    // a regular expression of RE2 for the whole value
+	MatchPresent                  // any value
+)
+
+// ValueMatch matches a value.
+type ValueMatch struct {
+	// Type says how Value is compared. Default: MatchExact.
+	Type MatchType
+	// Value is compared byte for byte. Empty with MatchPresent.
+	Value string
+}
+
+// HeaderMatch matches a header field that is present exactly once. A repeated
+// field matches nothing, so that two readers of it cannot disagree.
 type HeaderMatch struct {
 	// Name is compared without regard to case. Required.
 	Name string
+	// Type says how Value is compared. Default: MatchExact.
+	Type MatchType
 	// Value is compared byte for byte.
+	Value string
+	// Not holds for calls that do not match: also those without the field. A
+	// repeated field does not hold either way.
+	Not bool
+}
+
+// QueryMatch matches a parameter of the query that is present exactly once.
+type QueryMatch struct {
+	// Name is compared byte for byte with the decoded name. Required.
+	Name string
+	// Type says how Value is compared. Default: MatchExact.
+	Type MatchType
+	// Value is compared byte for byte with the decoded value.
 	Value string
 }
 
@@ -118,7 +234,8 @@ type Upstream struct {
 	// only those without one.
 	Port uint16
 	// URL is where it listens, as scheme://host or scheme://host:port, with the
-	// scheme http or https, and without path, query, fragment or user. Required.
+	// scheme http, https or h2c, which is HTTP/2 without TLS, and without path,
+	// query, fragment or user. Required.
 	URL string
 	// Labels are compared with [Subset.Labels]. Default: none.
 	Labels map[string]string

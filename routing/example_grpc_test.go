@@ -19,7 +19,7 @@ func ExampleRouter_gRPC() {
 		Routes: []routing.Route{{
 			Name:     "production/health/0",
 			Matches:  []routing.Match{{Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/grpc.health.v1.Health"}}},
-			Backends: []gatemesh.WeightedDestination{{Destination: self, Weight: 1}},
+			Backends: []routing.Backend{{Destination: self, Weight: 1}},
 		}},
 		Upstreams: []routing.Upstream{{Service: "payment-service", URL: "http://127.0.0.1:8080"}},
 	}))

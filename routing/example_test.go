@@ -22,7 +22,7 @@ func Example() {
 			Name:      "production/user-service-route/0",
 			Hostnames: []string{"api.example.com"},
 			Matches:   []routing.Match{{Path: routing.PathMatch{Value: "/v1/users"}}},
-			Backends: []gatemesh.WeightedDestination{{
+			Backends: []routing.Backend{{
 				Destination: gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 8080},
 				Weight:      1,
 			}},

@@ -30,7 +30,7 @@ var backend = gatemesh.Destination{Service: "user-service", Namespace: "producti
 func to(name string, ds ...gatemesh.Destination) routing.Route {
 	r := routing.Route{Name: name}
 	for _, d := range ds {
-		r.Backends = append(r.Backends, gatemesh.WeightedDestination{Destination: d, Weight: 1})
+		r.Backends = append(r.Backends, routing.Backend{Destination: d, Weight: 1})
 	}
 	return r
 }

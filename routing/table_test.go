@@ -125,9 +125,9 @@ func TestMatch(t *testing.T) {
 func TestAdmission(t *testing.T) {
 	t.Parallel()
 	other := gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 9090}
-	several := routing.Route{Name: "several", Matches: []routing.Match{prefix("/several")}, Backends: []gatemesh.WeightedDestination{
+	several := routing.Route{Name: "several", Matches: []routing.Match{prefix("/several")}, Backends: []routing.Backend{
 		{Destination: backend, Weight: 1}, {Destination: other, Weight: 2}}}
-	one := routing.Route{Name: "one", Matches: []routing.Match{prefix("/one")}, Backends: []gatemesh.WeightedDestination{
+	one := routing.Route{Name: "one", Matches: []routing.Match{prefix("/one")}, Backends: []routing.Backend{
 		{Destination: backend}, {Destination: other, Weight: 2}}}
 	r := newRouter(t, table(several, one))
 

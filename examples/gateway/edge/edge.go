@@ -83,7 +83,7 @@ func (cfg *Config) parts() *parts {
 		consumer: ratelimit.Config{Name: "consumer", Key: ratelimit.ByConsumer(), Limit: cfg.ConsumerLimit, Observer: cfg.Observer},
 	}
 	if cfg.Manifests == nil {
-		p.routes.Routes = []routing.Route{{Name: "default", Backends: []gatemesh.WeightedDestination{
+		p.routes.Routes = []routing.Route{{Name: "default", Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "default"}, Weight: 1},
 		}}}
 		return p
