@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"cmd/devca":         {"", "mtls/devca"},
 	"ratelimit":         {""},
 	"routing":           {""},
-	"routing/pool":      {""},
+	"routing/pool":      {"", "internal/follow"},
 	"canary":            {""},
 	"trace":             {""},
 	"serve":             {},
