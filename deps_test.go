@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"cmd/devca":         {"", "mtls/devca"},
 	"ratelimit":         {""},
 	"routing":           {"", "internal/match"},
-	"routing/pool":      {""},
+	"routing/pool":      {"", "internal/follow"},
 	"canary":            {""},
 	"trace":             {""},
 	"serve":             {},
