@@ -12,7 +12,10 @@ import (
 )
 
 // faults collects what is wrong with a Config.
-type faults struct{ errs []error }
+type faults struct {
+	errs   []error
+	places places // to ask who serves a destination
+}
 
 func (f *faults) add(at gatemesh.Position, format string, args ...any) {
 	prefix := "routing: "
@@ -32,6 +35,8 @@ func compile(r *Router, cfg Config) (*table, error) {
 	members := f.upstreams(cfg.Upstreams, r.transport)
 	f.subsets(cfg.Subsets)
 	t.places = newPlaces(members, cfg.Subsets)
+	f.places = t.places
+	t.versions = f.versionings(cfg.Versions)
 
 	names := map[string]bool{}
 	for i := range cfg.Routes {
@@ -43,9 +48,12 @@ func compile(r *Router, cfg Config) (*table, error) {
 			f.add(in.Position, "%s.Name %q is taken by an earlier route", field, in.Name)
 		}
 		names[in.Name] = true
-		r := &rule{table: t, route: gatemesh.Route{Name: in.Name}}
-		for _, b := range in.Backends {
-			r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight})
+		r := &rule{table: t, route: gatemesh.Route{Name: in.Name, Timeout: in.Timeout, AttemptTimeout: in.AttemptTimeout, Retry: in.Retry}}
+		r.filters = f.filters(in.Position, field, &in.Filters, in)
+		f.limits(in, field, slices.ContainsFunc(cfg.Outbound, func(l gatemesh.Layer) bool { return l.Retry != nil }))
+		for i, b := range in.Backends {
+			own := &backend{filters: f.backendFilters(in.Position, fmt.Sprintf("%s.Backends[%d]", field, i), &b.Filters, in)}
+			r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight, Rule: own})
 		}
 		r.route.Rule = r
 		r.only = f.backends(t.places, in, field, r.route.Backends, cfg)
@@ -57,7 +65,7 @@ func compile(r *Router, cfg Config) (*table, error) {
 		}
 	}
 
-	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: cfg.Outbound, Observer: cfg.Observer})
+	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: t.router.bracketed(cfg.Outbound), Observer: cfg.Observer})
 	if err != nil {
 		f.add(gatemesh.Position{}, "Config.Outbound: %w", err)
 	}
@@ -136,7 +144,13 @@ func (f *faults) subsets(in []Subset) {
 
 // backends checks the backends of a route and returns the only one that can be
 // chosen, if there is only one.
-func (f *faults) backends(p places, in *Route, field string, backends []gatemesh.WeightedDestination, cfg Config) (only *gatemesh.Destination) {
+func (f *faults) backends(p places, in *Route, field string, backends []gatemesh.WeightedDestination, cfg Config) (only *gatemesh.WeightedDestination) {
+	if in.answers() {
+		if len(backends) > 0 {
+			f.add(in.Position, "%s.Backends: the filters answer", field)
+		}
+		return nil
+	}
 	if len(backends) == 0 {
 		f.add(in.Position, "%s.Backends is required", field)
 		return nil
@@ -145,7 +159,7 @@ func (f *faults) backends(p places, in *Route, field string, backends []gatemesh
 	for i := range backends {
 		b, at := &backends[i], fmt.Sprintf("%s.Backends[%d]", field, i)
 		if b.Weight > 0 {
-			choices, only = choices+1, &b.Destination
+			choices, only = choices+1, b
 		}
 		switch d := b.Destination; {
 		case d.Service == "":

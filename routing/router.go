@@ -2,6 +2,7 @@ package routing
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -13,12 +14,14 @@ type Router struct {
 	table     gatemesh.Live[table]
 	transport *ownTransport
 	proxy     *proxy
+	mirrors   *mirrors
+	random    func() float64 // in [0, 1)
 }
 
 // New returns a Router for cfg. It reports every fault at once, each with the
 // position of the route or subset it was found in.
 func New(cfg Config) (*Router, error) {
-	r := &Router{transport: newTransport()}
+	r := &Router{transport: newTransport(), mirrors: newMirrors(), random: rand.Float64}
 	r.proxy = newProxy(r)
 	if err := r.Update(cfg); err != nil {
 		return nil, err
@@ -36,11 +39,13 @@ func (r *Router) Change(cfg Config) gatemesh.Change {
 	return gatemesh.NewChange(&r.table, func(*table) (*table, error) { return compile(r, cfg) }, nil)
 }
 
-// Close closes the idle connections of the transport that upstreams without
+// Close cancels the copies of requests that are under way to mirrors and waits
+// for them; there are no more from then on. It closes the idle connections of the transport that upstreams without
 // one of their own share. Call it when the proxy serves no more: for calls
 // under way it waits a tenth of a second, and leaves their connections to end
 // when they have been idle for 30 s.
 func (r *Router) Close() error {
+	r.mirrors.close()
 	r.transport.close()
 	return nil
 }
@@ -62,11 +67,20 @@ var denyNoRoute = gatemesh.Deny(gatemesh.NotFound, "no_route", "No route matches
 // The time it takes does not depend on the number of routes, but for those
 // with the same hostname and the same path, which are tried one by one.
 func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	rule := r.table.For(c).match(c)
+	t := r.table.For(c)
+	version, denial := t.version(c)
+	if denial != nil {
+		return gatemesh.Admission{}, denial
+	}
+	rule := t.match(c)
 	if rule == nil {
 		return gatemesh.Admission{}, denyNoRoute
 	}
-	return gatemesh.Admission{Route: &rule.route, Destination: rule.only}, nil
+	adm := gatemesh.Admission{Route: &rule.route, Header: announced(version, rule.filters)}
+	if rule.only != nil {
+		adm.Backend, adm.Destination = rule.only, &rule.only.Destination
+	}
+	return adm, nil
 }
 
 // AdmitCached is [Router.Admit], which never waits.

@@ -18,6 +18,7 @@ type table struct {
 	wild     map[string]*paths // by what follows "*."
 	any      *paths            // routes without hostnames
 	places   places
+	versions []*versioning
 	// outbound sends a request with a dispatch in its context to the upstream
 	// that was chosen, through the outbound gates.
 	outbound http.RoundTripper
@@ -41,9 +42,15 @@ type candidate struct {
 // rule is a compiled Route.
 type rule struct {
 	route gatemesh.Route
-	only  *gatemesh.Destination // if there is just one to choose
+	only  *gatemesh.WeightedDestination // if there is just one to choose
 	table *table
+
+	filters *filters
+	merged  merged // if it is one of a service
 }
+
+// backend is a compiled Backend.
+type backend struct{ filters *filters }
 
 // match returns the rule for c by the precedence of the Gateway API, or nil:
 // exact hostname, longest wildcard, no hostname; then exact path, longest

@@ -104,6 +104,9 @@ type dispatch struct {
 	table       *table
 	upstream    *upstream
 	destination gatemesh.Destination
+	stages      stages
+	path        string          // to be sent
+	copied      *gatemesh.Route // of a copy for a mirror
 }
 
 type dispatchKey struct{}
