@@ -134,7 +134,7 @@ func TestAdmission(t *testing.T) {
 	adm, ok, err := r.AdmitCached(t.Context(), call(t, "GET", "h", "/several", nil))
 	require.NoError(t, err)
 	assert.True(t, ok)
-	assert.Equal(t, several.Backends, adm.Route.Backends)
+	assert.Equal(t, []gatemesh.WeightedDestination{{Destination: backend, Weight: 1}, {Destination: other, Weight: 2}}, adm.Route.Backends)
 	assert.Nil(t, adm.Destination, "somebody else has to choose")
 
 	adm, err = r.Admit(t.Context(), call(t, "GET", "h", "/one", nil))
