@@ -52,8 +52,11 @@ func compile(r *Router, cfg Config) (*table, error) {
 		r.filters = f.filters(in.Position, field, &in.Filters, in)
 		f.limits(in, field, slices.ContainsFunc(cfg.Outbound, func(l gatemesh.Layer) bool { return l.Retry != nil }))
 		for i, b := range in.Backends {
-			own := &backend{filters: f.backendFilters(in.Position, fmt.Sprintf("%s.Backends[%d]", field, i), &b.Filters, in)}
-			r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight, Rule: own})
+			d := gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight}
+			if own := f.backendFilters(in.Position, fmt.Sprintf("%s.Backends[%d]", field, i), &b.Filters, in); own != nil {
+				d.Rule = &backend{own}
+			}
+			r.route.Backends = append(r.route.Backends, d)
 		}
 		r.route.Rule = r
 		r.only = f.backends(t.places, in, field, r.route.Backends, cfg)

@@ -28,6 +28,7 @@ func (r *Router) enter(ctx context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		return gatemesh.Admission{Route: d.copied}, nil
 	}
 	adm := gatemesh.Admission{Route: together(d.call.Route(), d.call.ServiceRoute())}
+	d.limited = adm.Route != nil && (adm.Route.Timeout > 0 || adm.Route.AttemptTimeout > 0)
 	err := r.limit(ctx, c, &adm, &d.stages)
 	return adm, err
 }

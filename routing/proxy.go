@@ -171,7 +171,7 @@ func denialOf(ctx context.Context, err error) (d *gatemesh.Denial, reported bool
 	if errors.As(err, &tooLarge) { // by a middleware that limits request bodies
 		return denyTooLarge.WithCause(err), false
 	}
-	if timedOut(ctx, err) {
+	if dispatchFrom(ctx).limited && timedOut(ctx, err) {
 		return denyTimeout.WithCause(err), false
 	}
 	if d = gatemesh.AsDenial(ctx, err); d.Code == gatemesh.Internal {

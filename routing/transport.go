@@ -107,6 +107,7 @@ type dispatch struct {
 	stages      stages
 	path        string          // to be sent
 	copied      *gatemesh.Route // of a copy for a mirror
+	limited     bool            // the route bounds how long the call takes
 }
 
 type dispatchKey struct{}
