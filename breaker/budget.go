@@ -60,4 +60,3 @@ func (b *budget) spend(now time.Time) bool {
 	b.tokens--
 	return true
 }
-

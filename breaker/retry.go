@@ -40,6 +40,10 @@ type RetryConfig struct {
 	// idempotent methods, that to make it twice does no harm. Default: no call
 	// of these.
 	Idempotent func(c *gatemesh.Call) bool
+	// DespiteCaller retries also what is called for a call that somebody above
+	// tries again by himself ([gatemesh.Hop.Retried]), which multiplies attempts
+	// with each service on the way. Default: those calls are left to him.
+	DespiteCaller bool
 }
 
 func (cfg RetryConfig) complete() (*RetryConfig, error) {
@@ -94,7 +98,7 @@ func setDefault[T comparable](field *T, v T) {
 // if possible of one without calls of late, which then starts anew.
 const maxBudgets = 1024
 
-// Retry is a [gatemesh.Retrier] for calls that may safely be made twice: HTTP
+// Retry is a [gatemesh.LayeredRetrier] for calls that may safely be made twice: HTTP
 // GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 §9.2.2), requests with an
 // Idempotency-Key, and what [RetryConfig.Idempotent] names. Each destination has
 // a budget of its own, so that retries cannot multiply the load of a service
@@ -103,6 +107,10 @@ const maxBudgets = 1024
 // [gatemesh.RetryPolicy], holds in place of the configuration, within the budget
 // and for calls that may be made twice.
 //
+// Of the services on the way of a call, one retries: the first that may. It
+// tells those behind it, which then leave it alone ([gatemesh.Hop]). And nobody
+// tries again what was refused with "X-Gatemesh-Retry: no".
+//
 // It is safe for concurrent use and needs no closing. The zero Retry never
 // retries; use [NewRetry].
 type Retry struct {
@@ -110,7 +118,7 @@ type Retry struct {
 	budgets *table[budget] // nil for the zero Retry
 }
 
-var _ gatemesh.Retrier = (*Retry)(nil)
+var _ gatemesh.LayeredRetrier = (*Retry)(nil)
 
 // NewRetry returns a Retry. It reports every invalid field at once.
 func NewRetry(cfg RetryConfig) (*Retry, error) {
@@ -146,7 +154,7 @@ func (r *Retry) Layer() gatemesh.Layer {
 // Retry says whether c is tried again after attempt a, and when.
 func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt) (wait time.Duration, again bool) {
 	cfg := r.state.For(c)
-	if cfg == nil || !cfg.safe(c) {
+	if cfg == nil || !cfg.ours(c) {
 		return 0, false
 	}
 	b := r.budget(c.Destination())
@@ -164,12 +172,26 @@ func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt)
 	return wait, b.spend(now)
 }
 
+// Retries reports whether c is one of those that are tried again, which the
+// callee is told, so that it leaves that to us. Whether the budget allows it
+// just now does not matter: what is used up here is not to be spent behind us.
+func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) bool {
+	cfg := r.state.For(c)
+	return cfg != nil && cfg.ours(c) && cfg.attempts(routeRetry(c)) > 1
+}
+
 func (r *Retry) budget(d gatemesh.Destination) *budget {
 	if b := r.budgets.all()[d]; b != nil {
 		return b
 	}
 	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now()) },
 		func(b *budget) bool { return !b.used.Swap(false) })
+}
+
+// ours reports whether it is for us to try c again.
+func (cfg *RetryConfig) ours(c *gatemesh.Call) bool {
+	in := c.Parent()
+	return (cfg.DespiteCaller || in == nil || !in.Hop().Retried()) && cfg.safe(c)
 }
 
 // safe reports whether c may be made twice.

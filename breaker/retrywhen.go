@@ -50,6 +50,8 @@ func (cfg *RetryConfig) worthwhile(ctx context.Context, c *gatemesh.Call, a *gat
 		return false
 	case errors.As(a.Err, &ours): // somebody behind the gates refused it
 		return false
+	case refusesRetry(a.Header):
+		return false
 	case c.Protocol() == gatemesh.GRPC:
 		// A client makes Unavailable of what has no answer, which cannot be told
 		// from a callee that says so.
@@ -58,6 +60,12 @@ func (cfg *RetryConfig) worthwhile(ctx context.Context, c *gatemesh.Call, a *gat
 		return broken
 	}
 	return slices.Contains(statuses, a.Status)
+}
+
+// refusesRetry reports whether the callee asks not to be called again.
+func refusesRetry(header map[string][]string) bool {
+	v := header[gatemesh.RetryHeader]
+	return len(v) == 1 && v[0] == "no"
 }
 
 // pause returns how long to wait for the next attempt, or false if that is
