@@ -214,7 +214,9 @@ func TestHopIsSent(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
-					Mesh:   func(context.Context, string) (gatemesh.Destination, bool) { return gatemesh.Destination{Service: "a"}, true },
+					Mesh: func(context.Context, string) (gatemesh.Destination, bool) {
+						return gatemesh.Destination{Service: "a"}, true
+					},
 					Layers: []gatemesh.Layer{{Name: "retry", Retry: layered{test.says}}},
 				}))
 				var sent, timeouts []string
