@@ -107,6 +107,28 @@ func (x *Exchange) Begun() {
 	}
 }
 
+// Responds says that the response to a received call begins, with an HTTP
+// status or 0, and tells the gates that wait for it; see [Answerer]. Only the
+// first call has an effect.
+func (x *Exchange) Responds(status int) {
+	if x.pin.version.Load() == nil {
+		return
+	}
+	x.Begun()
+	if !x.Pending() {
+		return
+	}
+	d := x.refusal()
+	o := Outcome{Code: CodeOf(status), Status: status, Denial: d}
+	switch {
+	case d != nil:
+		o.Code = d.grpcCode()
+	case x.call.protocol == GRPC:
+		o.Code, o.Status = OK, 0 // comes at the end
+	}
+	x.tellAnswered(Attempt{Outcome: o})
+}
+
 // Call returns the call.
 func (x *Exchange) Call() *Call { return &x.call }
 

@@ -17,7 +17,7 @@ type redirect struct {
 }
 
 func (f *faults) redirect(at gatemesh.Position, field string, in *Redirect, r *Route) *redirect {
-	c := &redirect{scheme: in.Scheme, host: in.Hostname, status: in.Status, path: f.path(at, field+".Path", &in.Path, r)}
+	c := &redirect{scheme: in.Scheme, host: in.Hostname, status: in.Status, path: f.pathChange(at, field+".Path", &in.Path, r)}
 	if in.Scheme != "" && in.Scheme != "http" && in.Scheme != "https" {
 		f.add(at, "%s.Scheme must be http or https", field)
 	}

@@ -54,7 +54,7 @@ func (f *faults) filters(at gatemesh.Position, field string, in *Filters, r *Rou
 			f.add(at, "%s.Rewrite.Hostname %q is not a host name in lower case, with or without a port", field, h)
 		}
 		c.host = in.Rewrite.Hostname
-		c.path = f.path(at, field+".Rewrite.Path", &in.Rewrite.Path, r)
+		c.path = f.pathChange(at, field+".Rewrite.Path", &in.Rewrite.Path, r)
 		if c.host == "" && in.Rewrite.Path == (PathChange{}) {
 			f.add(at, "%s.Rewrite changes nothing", field)
 		}
@@ -138,40 +138,4 @@ func authority(name, port string) string {
 		return name
 	}
 	return name + ":" + port
-}
-
-// limits checks how long calls by a route may take, and how often they are tried.
-func (f *faults) limits(in *Route, field string, retries bool) {
-	if in.Timeout < 0 {
-		f.add(in.Position, "%s.Timeout must not be negative", field)
-	}
-	switch {
-	case in.AttemptTimeout < 0:
-		f.add(in.Position, "%s.AttemptTimeout must not be negative", field)
-	case in.Timeout > 0 && in.AttemptTimeout > in.Timeout:
-		f.add(in.Position, "%s.AttemptTimeout must not be longer than Timeout", field)
-	}
-	r := in.Retry
-	if r == nil {
-		return
-	}
-	if !retries {
-		f.add(in.Position, "%s.Retry needs a layer that retries in Config.Outbound", field)
-	}
-	if r.Attempts < 0 {
-		f.add(in.Position, "%s.Retry.Attempts must not be negative", field)
-	}
-	if r.Backoff < 0 {
-		f.add(in.Position, "%s.Retry.Backoff must not be negative", field)
-	}
-	for i, s := range r.Statuses {
-		if s < 400 || s > 599 {
-			f.add(in.Position, "%s.Retry.Statuses[%d] %d is no status of a failure", field, i, s)
-		}
-	}
-	for i, c := range r.Codes {
-		if c == gatemesh.OK || c > gatemesh.Unauthenticated {
-			f.add(in.Position, "%s.Retry.Codes[%d] %d is no code of a failure", field, i, c)
-		}
-	}
 }

@@ -132,8 +132,8 @@ func (p *pathChange) substitute(path string) string {
 	return b.String()
 }
 
-// path compiles a PathChange of the rule r.
-func (f *faults) path(at gatemesh.Position, field string, in *PathChange, r *Route) *pathChange {
+// pathChange compiles a PathChange of the rule r.
+func (f *faults) pathChange(at gatemesh.Position, field string, in *PathChange, r *Route) *pathChange {
 	kinds := 0
 	for _, set := range [...]bool{in.Full != "", in.ReplacePrefix, in.Regex != ""} {
 		if set {
