@@ -122,7 +122,8 @@ func lessLoaded(a, b *member) *Endpoint {
 
 // cheaper returns a or b. An endpoint costs its average latency for each
 // attempt in flight and the new one; one with half the weight has attempts that
-// count twice.
+// count twice. Of two with different weights it is a, which was drawn first by
+// them, unless b costs a quarter less: else equal costs would make equal shares.
 //
 // One without a sample gets a first attempt before all others, and until that
 // is answered counts as twice as slow as what it is compared with: it is not
@@ -149,7 +150,11 @@ func cheaper(now int64, a, b *member) *Endpoint {
 		}
 		slowB = 2 * slowA
 	}
-	if slowB*(loadB+1) < slowA*(loadA+1) {
+	least := slowA * (loadA + 1)
+	if a.weight != b.weight {
+		least *= 0.75
+	}
+	if slowB*(loadB+1) < least {
 		return b.Endpoint
 	}
 	return a.Endpoint

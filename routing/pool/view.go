@@ -121,7 +121,10 @@ func (w *Warmup) part(passed int64) (part float64, left time.Duration) {
 
 // warmSince returns when e came in the last time, as of now.
 func (e *Endpoint) warmSince(now int64) int64 {
-	since := max(e.joined, e.wellAt.Load())
+	since := e.joined
+	if well := e.wellAt.Load(); well > 0 {
+		since = max(since, well)
+	}
 	if out := e.out.Load(); out > 0 && out <= now {
 		since = max(since, out)
 	}
