@@ -98,17 +98,18 @@ func TestFile(t *testing.T) {
 		assert.Equal(t, EndpointStatus{Address: "a:1", Zone: "z2", Weight: 2, InFlight: 1, Failures: 1}, s, "it is the same one")
 		a.Done(time.Now(), Neutral)
 		assert.Zero(t, statusOf(t, p, "a:1").InFlight)
+		synctest.Wait()
 		require.Len(t, told, 2, "a change of the zone alone is told, too")
 		assert.Equal(t, "z2", told[1][0].Zone())
 		assert.Equal(t, 2, told[1][0].Weight())
 
 		for _, bad := range []string{"a:1\nb", "", "x\n"} {
 			write(bad)
-			time.Sleep(time.Hour)
+			time.Sleep(6 * time.Minute)
 			assert.Equal(t, []string{"a:1", "c:1"}, known(p))
 		}
 		require.NoError(t, os.Remove(path))
-		time.Sleep(time.Hour)
+		time.Sleep(6 * time.Minute)
 		assert.Equal(t, []string{"a:1", "c:1"}, known(p))
 		write("d:1\n")
 		time.Sleep(5 * time.Second)
