@@ -89,6 +89,9 @@ func (f *faults) upstreams(in []Upstream, own *ownTransport) []member {
 		if compiled.scheme, compiled.host, err = splitURL(u.URL); err != nil {
 			f.add(gatemesh.Position{}, "%s.URL %w", field, err)
 		}
+		if compiled.scheme == "h2c" {
+			compiled.scheme, compiled.h2c = "http", true
+		}
 		members = append(members, member{u, compiled})
 	}
 	return members
@@ -103,8 +106,8 @@ func splitURL(raw string) (scheme, host string, err error) {
 	if err != nil {
 		return "", "", errors.New("is malformed")
 	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return "", "", errors.New("must start with http:// or https://")
+	if u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c" {
+		return "", "", errors.New("must start with http://, https:// or h2c://")
 	}
 	if _, _, err := gatemesh.CanonicalHost(u.Host); err != nil || u.Host == "" {
 		return "", "", errors.New("must have a valid host")

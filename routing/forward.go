@@ -98,6 +98,13 @@ func send(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.answer = resp.Body
+	if len(resp.Trailer) > 0 && req.ProtoMajor == 1 && req.Method != http.MethodHead {
+		// HTTP/2 has trailers behind a body of known length, HTTP/1 has not. The
+		// version is that of the client's request.
+		resp.Header.Del("Content-Length")
+		resp.ContentLength = -1
+	}
 	for name := range resp.Header {
 		if gatemesh.CarriesIdentity(name) {
 			delete(resp.Header, name)
