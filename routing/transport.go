@@ -97,8 +97,8 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // shared carries the requests of upstreams without a transport of their own.
 func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
-	d := dispatchFrom(req.Context())
-	if d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC && req.URL.Scheme == "http" {
+	d := dispatchFrom(req.Context()) // nil for a request that a Balance makes by itself
+	if d != nil && (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC && req.URL.Scheme == "http") {
 		return t.h2c.RoundTrip(req)
 	}
 	return t.http.RoundTrip(req)
