@@ -38,6 +38,7 @@ var arrows = map[string][]string{
 	"internal/grpctest": {},
 	"internal/dnstest":  {},
 	"internal/leaktest": {},
+	"internal/rttest":   {},
 	"meshtest":          {"", "auth/identity", "auth/policy", "mtls", "mtls/devca"},
 
 	"auth/policy/policytest": {"", "auth/policy", "manifest"},

@@ -49,9 +49,80 @@ func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
 	}
 	h.Set("X-Forwarded-Host", host)
 	h.Set("X-Forwarded-Proto", c.Scheme())
-	if len(forwarded) > 0 {
+	if len(forwarded) > 0 && wellFormed(forwarded) {
 		h.Set("Forwarded", strings.Join(forwarded, ", ")+", "+forwardedElement(remote, in))
 	}
+}
+
+// wellFormed reports whether the values of Forwarded are by the grammar of RFC
+// 7239 §4. To others nothing can be added: what a string that does not end
+// leaves open would swallow it.
+func wellFormed(values []string) bool {
+	for _, v := range values {
+		for more := true; more; {
+			if v, more = forwardedPair(v); v == malformed {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+const malformed = "\x00" // no field value has it
+
+// forwardedPair returns what follows the first pair of v, which may be empty,
+// and whether a comma or semicolon says that another one follows.
+func forwardedPair(v string) (rest string, more bool) {
+	v = strings.TrimLeft(v, " \t")
+	if name := tokenLength(v); name > 0 {
+		if v = v[name:]; v == "" || v[0] != '=' {
+			return malformed, false
+		}
+		v = v[1:]
+		n := tokenLength(v)
+		if n == 0 {
+			n = quotedLength(v)
+		}
+		if n == 0 {
+			return malformed, false
+		}
+		v = strings.TrimLeft(v[n:], " \t")
+	}
+	switch {
+	case v == "":
+		return "", false
+	case v[0] == ',' || v[0] == ';':
+		return v[1:], true
+	}
+	return malformed, false
+}
+
+func tokenLength(s string) int {
+	for i := range len(s) {
+		if !validFieldName(s[i : i+1]) {
+			return i
+		}
+	}
+	return len(s)
+}
+
+// quotedLength returns the length of the quoted string (RFC 9110 §5.6.4) that s
+// begins with, or 0.
+func quotedLength(s string) int {
+	if s == "" || s[0] != '"' {
+		return 0
+	}
+	for i := 1; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return i + 1
+		case c == '\\':
+			i++
+		case c < ' ' && c != '\t' || c == 0x7f:
+			return 0
+		}
+	}
+	return 0
 }
 
 // forwardedElement describes this hop as in RFC 7239 §4.
@@ -104,6 +175,13 @@ func send(req *http.Request) (*http.Response, error) {
 	resp, err := d.table.outbound.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	d.answer = resp.Body
+	if len(resp.Trailer) > 0 && req.ProtoMajor == 1 && req.Method != http.MethodHead {
+		// HTTP/2 has trailers behind a body of known length, HTTP/1 has not. The
+		// version is that of the client's request.
+		resp.Header.Del("Content-Length")
+		resp.ContentLength = -1
 	}
 	for name := range resp.Header {
 		if gatemesh.CarriesIdentity(name) {

@@ -10,8 +10,8 @@ import (
 
 // upstream is a compiled Upstream.
 type upstream struct {
-	scheme, host string
-	h2c          bool              // HTTP/2 without TLS
+	scheme, host string            // http or https
+	h2c          bool              // http by HTTP/2 alone
 	transport    http.RoundTripper // nil is the Router's own
 }
 

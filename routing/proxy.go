@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httputil"
+	"os"
 	"sync"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -22,6 +23,12 @@ var (
 	denyUnreachable = &gatemesh.Denial{
 		Code: gatemesh.Unavailable, Status: http.StatusBadGateway,
 		Reason: "upstream_unreachable", Detail: "The service could not be reached.",
+	}
+	denySocket   = gatemesh.Deny(gatemesh.Unimplemented, "websocket_not_forwarded", "The service does not speak WebSocket.")
+	denyBody     = gatemesh.Deny(gatemesh.InvalidArgument, "body_malformed", "The request body is malformed.")
+	denySlowBody = &gatemesh.Denial{
+		Code: gatemesh.DeadlineExceeded, Status: http.StatusRequestTimeout,
+		Reason: "body_timeout", Detail: "The request body did not come in time.",
 	}
 	denyTooLarge = &gatemesh.Denial{
 		Code: gatemesh.ResourceExhausted, Status: http.StatusRequestEntityTooLarge,
@@ -40,7 +47,8 @@ var (
 // upstream cut short is cut short. Trailers of requests are not passed on: they
 // come when everything has been judged.
 //
-// It answers 502 if the upstream cannot be reached, 503 if nobody serves the
+// It answers 400 if the request's body is malformed, 408 if it does not come
+// within the server's time, 502 if the upstream cannot be reached, 503 if nobody serves the
 // destination, 504 at the deadline, and 500 if no destination was chosen, as
 // when a route has several backends and no layer picks one, or if a middleware
 // has changed method, host, path or query after they were judged. CONNECT and
@@ -83,14 +91,36 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.answer(w, r, d)
 		return
 	}
+	websocket := isWebsocket(r)
+	if websocket && d.upstream.h2c { // net/http cannot do RFC 8441
+		p.report(d.Context, d.call, denySocket)
+		gatemesh.WriteDenial(w, r, denySocket)
+		return
+	}
 	out := r.WithContext(d)
-	if !isWebsocket(r) {
+	if r.Body != nil && r.Body != http.NoBody {
+		d.ReadCloser, out.Body = r.Body, d
+		if r.ProtoMajor == 1 {
+			// Else the server would throw away what it reads of the body when the
+			// answer begins, though the upstream still waits for it. A writer that
+			// cannot do it is none of net/http's HTTP/1 server, which alone does that.
+			_ = http.NewResponseController(w).EnableFullDuplex()
+		}
+	}
+	if !websocket {
 		out.Header = withoutUpgrade(r.Header)
 	}
 	if r.Header.Get("Expect") != "" {
 		w = oneContinue{w}
 	}
+	returned := false
+	defer func() {
+		if !returned && d.answer != nil { // those who wait for its end are not to wait for ever
+			_ = d.answer.Close()
+		}
+	}()
 	p.reverse.ServeHTTP(w, out)
+	returned = true
 }
 
 // oneContinue keeps the upstream's 100 (Continue) from the client: the server
@@ -154,7 +184,7 @@ func unchanged(r *http.Request, c *gatemesh.Call) bool {
 
 // fail answers a request that got no response from the upstream.
 func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
-	denial, reported := denialOf(r.Context(), err)
+	denial, reported := denialOf(dispatchFrom(r.Context()), err)
 	if !reported {
 		p.report(r.Context(), gatemesh.FromContext(r.Context()), denial)
 	}
@@ -163,7 +193,7 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // denialOf maps an error of a round trip. Denials come from outbound gates,
 // which have been reported.
-func denialOf(ctx context.Context, err error) (d *gatemesh.Denial, reported bool) {
+func denialOf(ctx *dispatch, err error) (d *gatemesh.Denial, reported bool) {
 	if errors.As(err, &d) {
 		return d, true
 	}
@@ -171,13 +201,20 @@ func denialOf(ctx context.Context, err error) (d *gatemesh.Denial, reported bool
 	if errors.As(err, &tooLarge) { // by a middleware that limits request bodies
 		return denyTooLarge.WithCause(err), false
 	}
-	if dispatchFrom(ctx).limited && timedOut(ctx, err) {
+	if ctx.limited && timedOut(ctx, err) {
 		return denyTimeout.WithCause(err), false
 	}
-	if d = gatemesh.AsDenial(ctx, err); d.Code == gatemesh.Internal {
-		d = denyUnreachable.WithCause(err)
+	if d = gatemesh.AsDenial(ctx, err); d.Code != gatemesh.Internal {
+		return d, false
 	}
-	return d, false
+	switch cause := ctx.unreadable.Load(); {
+	case cause == nil:
+	case errors.Is(*cause, os.ErrDeadlineExceeded): // of the server that reads it
+		return denySlowBody.WithCause(*cause), false
+	default:
+		return denyBody.WithCause(*cause), false
+	}
+	return denyUnreachable.WithCause(err), false
 }
 
 func (p *proxy) report(ctx context.Context, c *gatemesh.Call, d *gatemesh.Denial) {

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -40,6 +41,12 @@ func (t *ownTransport) base() *http.Transport {
 		IdleConnTimeout:        30 * time.Second, // below the usual minute of servers
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 1 << 20,
+		HTTP2: &http.HTTP2Config{
+			// What a slow client has not taken yet is kept for each stream: 4 MiB by default.
+			MaxReceiveBufferPerStream: 1 << 20,
+			// An upstream whose node is gone does not say goodbye.
+			SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second,
+		},
 	}
 }
 
@@ -90,25 +97,29 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // shared carries the requests of upstreams without a transport of their own.
 func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
-	d := dispatchFrom(req.Context())
-	if (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC) && req.URL.Scheme == "http" {
+	d := dispatchFrom(req.Context()) // nil for a request that a Balance makes by itself
+	if d != nil && (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC) && req.URL.Scheme == "http" {
 		return t.h2c.RoundTrip(req)
 	}
 	return t.http.RoundTrip(req)
 }
 
 // dispatch is where a call goes. It is the context of the request to the
-// upstream, so that the one ReverseProxy serves all upstreams.
+// upstream, so that the one ReverseProxy serves all upstreams, and its body, so
+// that it is known who is to blame when the request breaks off.
 type dispatch struct {
 	context.Context
-	call        *gatemesh.Call
-	table       *table
-	upstream    *upstream
-	destination gatemesh.Destination
-	stages      stages
-	path        string          // to be sent
-	copied      *gatemesh.Route // of a copy for a mirror
-	limited     bool            // the route bounds how long the call takes
+	io.ReadCloser                       // the body that the client sends, if there is one
+	unreadable    atomic.Pointer[error] // why that body broke off
+	answer        io.Closer             // the body that the upstream sends, or nil
+	call          *gatemesh.Call
+	table         *table
+	upstream      *upstream
+	destination   gatemesh.Destination
+	stages        stages
+	path          string          // to be sent
+	copied        *gatemesh.Route // of a copy for a mirror
+	limited       bool            // the route bounds how long the call takes
 }
 
 type dispatchKey struct{}
@@ -118,6 +129,15 @@ func (d *dispatch) Value(key any) any {
 		return d
 	}
 	return d.Context.Value(key)
+}
+
+func (d *dispatch) Read(b []byte) (int, error) {
+	n, err := d.ReadCloser.Read(b)
+	if err != nil && err != io.EOF {
+		why := err
+		d.unreadable.Store(&why)
+	}
+	return n, err
 }
 
 func dispatchFrom(ctx context.Context) *dispatch {
