@@ -24,7 +24,7 @@ func separable(reply any, opts []grpc.CallOption) bool {
 	}
 	for _, o := range opts {
 		switch o.(type) {
-		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption, grpc.EmptyCallOption,
+		case grpc.HeaderCallOption, grpc.TrailerCallOption, grpc.PeerCallOption, grpc.EmptyCallOption, grpc.StaticMethodCallOption,
 			grpc.FailFastCallOption, grpc.MaxRecvMsgSizeCallOption, grpc.MaxSendMsgSizeCallOption,
 			grpc.CompressorCallOption, grpc.ContentSubtypeCallOption, grpc.PerRPCCredsCallOption:
 		default: // it may be told of an end that is none
