@@ -414,7 +414,7 @@ func (x *Exchange) recoverFinisher(name string) {
 
 // setFields puts the request id and the gates' fields on a response. Fields of
 // the same name from several gates stand beside one another; what the handler
-// or the upstream wrote under that name goes.
+// or the upstream wrote under that name goes, but for lists to which everybody adds.
 func (x *Exchange) setFields(h http.Header) {
 	x.id[0] = x.call.requestID
 	h[RequestIDHeader] = x.id[:]
@@ -423,7 +423,7 @@ func (x *Exchange) setFields(h http.Header) {
 		for _, g := range x.fields[:i] {
 			first = first && !strings.EqualFold(g.Name, f.Name)
 		}
-		if first {
+		if first && !strings.EqualFold(f.Name, "Link") && !strings.EqualFold(f.Name, "Vary") {
 			h.Set(f.Name, f.Value)
 		} else {
 			h.Add(f.Name, f.Value)
