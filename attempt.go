@@ -23,6 +23,9 @@ type Attempt struct {
 	Header map[string][]string
 	// Err is why there is no answer. It is for classification and logs only.
 	Err error
+	// Asked is how often the Retrier was asked about the call before, and
+	// Outcome.Attempts how many attempts have begun.
+	Asked int
 	// Replayable says that the request can be sent again as it was. If not, the
 	// answer stands whatever the Retrier says.
 	Replayable bool
@@ -104,7 +107,8 @@ func (x *Exchange) askRetrier(a *Exchange, r Attempt) (wait time.Duration, again
 		}
 	}()
 	defer recoverTo(&err)
-	r.Duration = time.Since(a.call.received)
+	r.Duration, r.Asked, r.Attempts = time.Since(a.call.received), x.out.asked, x.out.tries
+	x.out.asked++
 	return x.out.by.retry.Retry(a.Context(), &a.call, r)
 }
 

@@ -89,6 +89,7 @@ type OutboundRequest struct {
 	LowerCase                                 bool // as in [Inbound]
 	Redirected                                bool // another host chose where the request goes
 	Once                                      bool // cannot be sent again, as a stream
+	Lone                                      bool // two attempts cannot run at the same time
 }
 
 // outgoing is what an Exchange of an outbound call has beyond a received one's.
@@ -97,6 +98,8 @@ type outgoing struct {
 	of      *Exchange // the call that this is an attempt of; nil for the call itself
 	tries   int
 	once    bool
+	lone    bool
+	asked   int      // how often the Retrier was
 	went    []string // endpoints, oldest first; guarded by Exchange.mu
 	wentBuf [2]string
 }
@@ -139,7 +142,7 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	}
 	x := newOutboundExchange(o)
 	x.ctx, x.observer, x.gates = ctx, o.cfg.Observer, o.call
-	x.out.once = in.Once
+	x.out.once, x.out.lone = in.Once, in.Lone
 	c := &x.call
 	c.outbound, c.attempt, c.received, c.destination = true, 1, time.Now(), dest
 	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery

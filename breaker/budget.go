@@ -20,6 +20,8 @@ const (
 type budget struct {
 	used atomic.Bool
 
+	calls, retried, hedged, over atomic.Uint64
+
 	mu     sync.Mutex
 	tokens float64
 	debt   float64   // what of the floor was not earned yet
@@ -59,4 +61,11 @@ func (b *budget) spend(now time.Time) bool {
 	}
 	b.tokens--
 	return true
+}
+
+// left returns how many retries there are.
+func (b *budget) left() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tokens
 }

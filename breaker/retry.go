@@ -44,6 +44,13 @@ type RetryConfig struct {
 	// tries again by himself ([gatemesh.Hop.Retried]), which multiplies attempts
 	// with each service on the way. Default: those calls are left to him.
 	DespiteCaller bool
+	// Hedge says when a second attempt is begun while the first is under way.
+	// Like a retry, it is for calls that may safely be made twice, counts among
+	// MaxAttempts, and takes from the Budget; a pool sends it to another
+	// endpoint. The answer that comes first is the caller's, and the other
+	// attempt is cancelled; of failures, the second. Streams of gRPC and
+	// requests whose body cannot be had again are not hedged. Default: never.
+	Hedge HedgeConfig
 }
 
 func (cfg RetryConfig) complete() (*RetryConfig, error) {
@@ -67,6 +74,7 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, maxBackoff)
 	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, maxBackoff), maxBackoff)
 	between(&f, "RetryConfig.MaxRetryAfter", cfg.MaxRetryAfter, 0, time.Minute)
+	cfg.Hedge.complete(&f)
 	for _, s := range cfg.Statuses {
 		between(&f, "RetryConfig.Statuses", s, 400, 599)
 	}
@@ -114,15 +122,19 @@ const maxBudgets = 1024
 // It is safe for concurrent use and needs no closing. The zero Retry never
 // retries; use [NewRetry].
 type Retry struct {
-	state   gatemesh.Live[RetryConfig]
-	budgets *table[budget] // nil for the zero Retry
+	state     gatemesh.Live[RetryConfig]
+	budgets   *table[budget] // nil for the zero Retry
+	latencies *table[latencies]
 }
 
-var _ gatemesh.LayeredRetrier = (*Retry)(nil)
+var (
+	_ gatemesh.LayeredRetrier = (*Retry)(nil)
+	_ gatemesh.Hedger         = (*Retry)(nil)
+)
 
 // NewRetry returns a Retry. It reports every invalid field at once.
 func NewRetry(cfg RetryConfig) (*Retry, error) {
-	r := &Retry{budgets: newTable[budget]()}
+	r := &Retry{budgets: newTable[budget](), latencies: newTable[latencies]()}
 	if err := r.Update(cfg); err != nil {
 		return nil, err
 	}
@@ -157,10 +169,16 @@ func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt)
 	if cfg == nil || !cfg.ours(c) {
 		return 0, false
 	}
+	r.learn(cfg, c, &a)
 	b := r.budget(c.Destination())
-	if a.Attempts = c.Attempt(); a.Attempts == 1 {
+	if b == nil { // all are in use just now
+		return 0, false
+	}
+	if a.Asked == 0 {
+		b.calls.Add(1)
 		b.earn(cfg.Budget)
 	}
+	a.Attempts = max(a.Attempts, c.Attempt())
 	rule := routeRetry(c)
 	if a.Attempts >= cfg.attempts(rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
 		return 0, false
@@ -169,7 +187,35 @@ func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt)
 	if wait, again = cfg.pause(ctx, &a, rule, now); !again {
 		return 0, false
 	}
-	return wait, b.spend(now)
+	if !b.spend(now) {
+		b.over.Add(1)
+		return 0, false
+	}
+	b.retried.Add(1)
+	return wait, true
+}
+
+// RetryStats is what a [Retry] did with the calls to a destination that may be
+// made twice, since it is known.
+type RetryStats struct {
+	// Calls, and how many attempts were begun beyond the first: Retried after
+	// one that failed, Hedged beside one that took long. OverBudget were not
+	// retried, as the budget was used up.
+	Calls, Retried, Hedged, OverBudget uint64
+	Budget                             float64 // how many further attempts are left
+}
+
+// Stats returns what to show on pages and in metrics.
+func (r *Retry) Stats() map[gatemesh.Destination]RetryStats {
+	if r.budgets == nil {
+		return nil
+	}
+	all := r.budgets.all()
+	stats := make(map[gatemesh.Destination]RetryStats, len(all))
+	for d, b := range all {
+		stats[d] = RetryStats{b.calls.Load(), b.retried.Load(), b.hedged.Load(), b.over.Load(), b.left()}
+	}
+	return stats
 }
 
 // Retries reports whether c is one of those that are tried again, which the
@@ -180,6 +226,7 @@ func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) bool {
 	return cfg != nil && cfg.ours(c) && cfg.attempts(routeRetry(c)) > 1
 }
 
+// budget returns the budget of d, or nil if there is no place for it.
 func (r *Retry) budget(d gatemesh.Destination) *budget {
 	if b := r.budgets.all()[d]; b != nil {
 		return b
