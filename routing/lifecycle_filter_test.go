@@ -67,7 +67,7 @@ func TestGoneAfterSunset(t *testing.T) {
 	})
 }
 
-func versions() routing.Config {
+func apiVersions() routing.Config {
 	return routing.Config{Versions: []routing.Versioning{
 		{Hostnames: []string{"other.example"}, Header: "X-Other", Versions: []routing.APIVersion{{Name: "a"}}},
 		{Prefix: "/api/", Path: true, StripPath: true, Header: "x-api-version", Vendor: "acme", Parameter: "version",
@@ -77,7 +77,7 @@ func versions() routing.Config {
 
 func TestVersions(t *testing.T) {
 	t.Parallel()
-	h := filtered{upstream: answering, cfg: versions()}.handler(t)
+	h := filtered{upstream: answering, cfg: apiVersions()}.handler(t)
 	type fields []string
 	tests := []struct {
 		path   string
