@@ -3,13 +3,13 @@ package routing
 import (
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/match"
 )
 
 const corsFields = "Access-Control-"
@@ -20,9 +20,8 @@ var denyOrigin = gatemesh.Deny(gatemesh.PermissionDenied, "origin_not_allowed", 
 type cors struct {
 	all         bool // "*"
 	origins     []origin
-	matches     []ValueMatch
-	regexes     []*regexp.Regexp // of matches, nil for others
-	methods     string           // for Access-Control-Allow-Methods; "*" echoes
+	matches     []match.Value
+	methods     string // for Access-Control-Allow-Methods; "*" echoes
 	headers     string
 	expose      string
 	age         string
@@ -72,20 +71,7 @@ func (c *cors) allows(sent string) bool {
 	if c.all || slices.ContainsFunc(c.origins, func(o origin) bool { return o.allows(&asked) }) {
 		return true
 	}
-	for i, m := range c.matches {
-		switch m.Type {
-		case MatchExact:
-			ok = sent == m.Value
-		case MatchPrefix:
-			ok = strings.HasPrefix(sent, m.Value)
-		default:
-			ok = c.regexes[i].MatchString(sent)
-		}
-		if ok {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.matches, func(v match.Value) bool { return v.Holds(sent) })
 }
 
 // CORS returns the layer that answers preflight requests and lets pages read
@@ -257,21 +243,12 @@ func (f *faults) cors(at gatemesh.Position, field string, in *CORS) *cors {
 	}
 	for i, m := range in.AllowOriginMatches {
 		where := fmt.Sprintf("%s.AllowOriginMatches[%d]", field, i)
-		var re *regexp.Regexp
-		switch m.Type {
-		case MatchExact, MatchPrefix:
-			if m.Value == "" {
-				f.add(at, "%s.Value is required", where)
-			}
-		case MatchRegex:
-			var err error
-			if re, err = regexp.Compile(`^(?:` + m.Value + `)$`); err != nil {
-				f.add(at, "%s.Value %q: %w", where, m.Value, err)
-			}
-		default:
-			f.add(at, "%s.Type %d does not fit", where, m.Type)
+		if m.Type == MatchPresent {
+			f.add(at, "%s.Type: every origin is written \"*\" in AllowOrigins", where)
+		} else if m.Value == "" {
+			f.add(at, "%s.Value is required", where)
 		}
-		c.matches, c.regexes = append(c.matches, m), append(c.regexes, re)
+		c.matches = append(c.matches, f.value(at, where, m.Type, m.Value))
 	}
 	switch {
 	case in.MaxAge < 0 || in.MaxAge%time.Second != 0:

@@ -187,6 +187,7 @@ func (d *dispatch) sendCopy(req *http.Request) {
 type copiedBody struct {
 	io.ReadCloser
 	length int64 // -1 is not known
+	read   int64 // for whoever reads
 	ended  func(body []byte, complete bool)
 
 	mu     sync.Mutex
@@ -196,11 +197,12 @@ type copiedBody struct {
 
 func (b *copiedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.read += int64(n)
 	if !b.keep(p[:n]) {
 		return n, err
 	}
 	switch {
-	case err == io.EOF, err == nil && int64(len(b.copied)) == b.length:
+	case err == io.EOF, err == nil && b.read == b.length:
 		b.giveOn(true)
 	case err != nil:
 		b.giveOn(false)

@@ -40,10 +40,10 @@ func (r *Router) Change(cfg Config) gatemesh.Change {
 }
 
 // Close cancels the copies of requests that are under way to mirrors and waits
-// for them; there are no more from then on. It closes the idle connections of the transport that upstreams without
-// one of their own share. Call it when the proxy serves no more: for calls
-// under way it waits a tenth of a second, and leaves their connections to end
-// when they have been idle for 30 s.
+// for them, and there are no more from then on. It closes the idle connections
+// of the transport that upstreams without one of their own share. Call it when
+// the proxy serves no more: for calls under way it waits a tenth of a second,
+// and leaves their connections to end when they have been idle for 30 s.
 func (r *Router) Close() error {
 	r.mirrors.close()
 	r.transport.close()
@@ -135,8 +135,14 @@ func (t *table) choose(adm *gatemesh.Admission, c *gatemesh.Call, only *gatemesh
 		return nil
 	}
 	to, err := s.route(t, c, &only.Destination)
-	if err != nil || to.only == nil {
+	switch {
+	case err != nil:
 		return err
+	case len(to.route.Backends) == 0: // it answers
+		adm.Backend, adm.ServiceRoute = only, &to.route
+		return nil
+	case to.only == nil:
+		return nil
 	}
 	adm.Backend, adm.ServiceRoute, adm.ServiceBackend, adm.Destination = only, &to.route, to.only, &to.only.Destination
 	return nil
