@@ -18,6 +18,7 @@ type state struct {
 	salt     hash
 	services gatemesh.ServiceRouter // or nil
 	splits   map[service]*split
+	rollouts map[service]*Rollout
 	observer gatemesh.Observer
 	// met are destinations to stamp, by what they are. Configurations name few.
 	met atomic.Pointer[map[gatemesh.Destination]*gatemesh.Destination]
@@ -80,7 +81,7 @@ func compile(cfg Config) (*state, error) {
 	if cfg.Salt == "" {
 		cfg.Salt = DefaultSalt
 	}
-	s := &state{salt: fnvOffset.add(cfg.Salt), services: cfg.Services, splits: map[service]*split{}, observer: cfg.Observer}
+	s := &state{salt: fnvOffset.add(cfg.Salt), services: cfg.Services, splits: map[service]*split{}, rollouts: map[service]*Rollout{}, observer: cfg.Observer}
 	first := map[service]int{}
 	var f faults
 	for i := range cfg.Splits {
@@ -105,6 +106,17 @@ func compile(cfg Config) (*state, error) {
 		}
 		out.lanes()
 		s.splits[key] = out
+	}
+	for i, r := range cfg.Rollouts {
+		switch {
+		case r == nil:
+			f.add(gatemesh.Position{}, "Config.Rollouts[%d] is nil", i)
+		case s.rollouts[r.service] != nil:
+			f.add(gatemesh.Position{}, "Config.Rollouts[%d]: service %s has a rollout already", i,
+				gatemesh.Destination{Service: r.service.name, Namespace: r.service.namespace})
+		default:
+			s.rollouts[r.service] = r
+		}
 	}
 	if err := errors.Join(f.errs...); err != nil {
 		return nil, err

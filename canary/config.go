@@ -18,6 +18,11 @@ type Config struct {
 	// service. A service that has a Split is not looked up in Services.
 	// Default: none.
 	Splits []Split
+	// Rollouts decide the shares of their two subsets, where a rule has both
+	// among its backends; at most one for a service. The rule says what the two
+	// have together, and what other backends have. A service of which neither a
+	// Split nor Services say anything consists of the two. Default: none.
+	Rollouts []*Rollout
 	// Observer receives the events of [Splitter.Handler]. Default: nobody.
 	Observer gatemesh.Observer
 }

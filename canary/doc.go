@@ -1,19 +1,57 @@
-// Package canary says which version of a service a call goes to: by weight, by
-// header, and the same one for the same user every time.
+// Package canary says which version of a service a call goes to: by weight, and
+// the same one for the same user every time; and it gives a new version to more
+// and more users, for as long as it does well.
 //
 // A [Splitter] is a gate that stands behind authentication and policy, because
-// it deals users and not connections, and before the dispatcher:
+// it deals users and not connections, and before the dispatcher. What a rule
+// says, such as that of a VirtualService, is matched in the route table, which
+// is its [Config.Services]; here one of the rule's backends is chosen:
 //
-//	split := gatemesh.Must(canary.New(canary.Config{Splits: []canary.Split{{
-//		Service: "user-service", Namespace: "production",
-//		Rules: []canary.Rule{{Targets: []canary.Target{
-//			{Subset: "v1", Weight: 90},
-//			{Subset: "v2", Weight: 10},
-//		}}},
-//	}}}))
+//	router := gatemesh.Must(routing.New(routing.Config{
+//		Routes: …,
+//		Services: []routing.Service{{Service: "user-service", Namespace: "production", Rules: []routing.Route{{
+//			Name: "users", Backends: []routing.Backend{{Destination: v1, Weight: 90}, {Destination: v2, Weight: 10}},
+//		}}}},
+//	}))
+//	split := gatemesh.Must(canary.New(canary.Config{Services: router}))
 //	chain := gatemesh.Must(gatemesh.NewChain(entry, router.Layer(), keys.Layer(), rules.Layer(), split.Layer()))
 //
-// Nothing is stored. The version follows from who calls and from the weights
-// alone, so that all replicas agree, restarts forget nothing, and a client can
-// choose a version only where a rule matches a header field that it may send.
+// The version follows from who calls and from the weights alone, so that all
+// replicas agree, restarts forget nothing, and a client can choose a version
+// only where a rule matches a header field that it may send. The chosen version
+// is the call's lane; with package auth/identity it goes through the whole tree
+// of calls, and a service whose calls go through an Outbound with the same layer
+// keeps to it wherever somebody serves it.
+//
+// # Rollouts
+//
+// A [Rollout] moves the border between two subsets step by step, compares what
+// their attempts came to, and goes on, halts, or takes the canary from everybody
+// at once:
+//
+//	store := gatemesh.Must(canary.NewFileStore("/var/lib/gateway/rollouts"))
+//	rollout := gatemesh.Must(canary.NewRollout(canary.RolloutConfig{
+//		Service: "user-service", Namespace: "production", Stable: "v1", Canary: "v2", ID: "v2.3.0", Store: store,
+//		Steps: []canary.Step{{Percent: 5, Duration: 10 * time.Minute}, {Percent: 25, Duration: 10 * time.Minute}},
+//	}))
+//	split := gatemesh.Must(canary.New(canary.Config{Services: router, Rollouts: []*canary.Rollout{rollout}}))
+//
+// and rollout.Layer() stands last among the outbound layers, where it sees also
+// the attempts that a retry hides from callers.
+//
+// Wherever a rule has both subsets among its backends, the rollout has the last
+// word on how they share what the rule gives the two together; what it says of
+// each of them does not count, whenever it is loaded. What the rule gives others
+// stays theirs, and a rule with one of the two alone, as for a header field, is
+// left as it is. A rollout that is over goes on to decide, until it is taken out
+// of the configuration: first write its result into the rule.
+//
+// Raising the share moves users from the stable version to the canary and
+// nobody else anywhere; lowering it moves the last ones that came back first.
+//
+// How sure a verdict is, is written at [Analysis]. In simulations with 100 calls
+// a second for each version, 5 % of failures beside 0.1 % were seen after 4.6 s
+// on average, and never later than 20; with 100 and 10 calls a second of
+// equally good versions, looked at every second for ten minutes, of 1,000
+// rollouts none was rolled back at an error rate of 0.1 % or 1 %, and 5 at 5 %.
 package canary

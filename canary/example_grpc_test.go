@@ -3,8 +3,13 @@ package canary_test
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/canary"
@@ -45,4 +50,43 @@ func ExampleSplitter_gRPC() {
 	// Output:
 	// user-service.production/v1
 	// user-service.production/v2
+}
+
+// The calls of a gRPC client, dealt and counted as those of HTTP are.
+func ExampleRollout_gRPC() {
+	server := grpc.NewServer()
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+	listener := gatemesh.Must(net.Listen("tcp", "127.0.0.1:0"))
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+
+	rollout := gatemesh.Must(canary.NewRollout(canary.RolloutConfig{
+		Service: "user-service", Stable: "v1", Canary: "v2",
+		Steps: []canary.Step{{Percent: 5, Pause: true}}, Store: canary.NewMemoryStore(),
+	}))
+	defer rollout.Close()
+	split := gatemesh.Must(canary.New(canary.Config{Rollouts: []*canary.Rollout{rollout}}))
+	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
+		Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{listener.Addr().String(): {Service: "user-service"}}),
+		Layers: []gatemesh.Layer{split.Layer(), rollout.Layer()},
+	}))
+	mesh := gatemesh.Must(grpcmesh.NewClient(out))
+	conn := gatemesh.Must(grpc.NewClient(listener.Addr().String(),
+		append(mesh.Options(), grpc.WithTransportCredentials(insecure.NewCredentials()))...))
+	client := grpc_health_v1.NewHealthClient(conn)
+	if err := rollout.Promote(context.Background()); err != nil { // so that the output does not hang on chance
+		fmt.Println(err)
+	}
+	var where []string
+	for range 3 {
+		_, err := client.Check(context.Background(), &grpc_health_v1.HealthCheckRequest{})
+		where = append(where, status.Code(err).String())
+	}
+	s := rollout.Status()
+	fmt.Println(where, s.State.Phase, s.Versions[1].Subset, s.Versions[1].Share)
+	_ = conn.Close()
+	server.Stop()
+	<-served
+	// Output:
+	// [OK OK OK] promoted v2 1
 }

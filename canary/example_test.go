@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/canary"
@@ -40,4 +41,34 @@ func Example() {
 	// Output:
 	// user-service.production/v1
 	// user-service.production/v2
+}
+
+// A rollout that is taken back by hand. In production its Store is a
+// [canary.FileStore], and its Layer stands in the Outbound of the router.
+func ExampleRollout() {
+	rollout := gatemesh.Must(canary.NewRollout(canary.RolloutConfig{
+		Service: "user-service", Namespace: "production", Stable: "v1", Canary: "v2", ID: "v2.3.0",
+		Steps: []canary.Step{{Percent: 5, Duration: 10 * time.Minute}, {Percent: 25, Duration: 10 * time.Minute}, {Percent: 50, Pause: true}},
+		Store: canary.NewMemoryStore(),
+		Observer: gatemesh.ObserverFunc(func(_ context.Context, e gatemesh.Event) {
+			fmt.Println(e.Message)
+		}),
+	}))
+	defer rollout.Close()
+	split := gatemesh.Must(canary.New(canary.Config{Rollouts: []*canary.Rollout{rollout}}))
+	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
+		Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{"users.example": {Service: "user-service", Namespace: "production"}}),
+		Layers: []gatemesh.Layer{split.Layer(), rollout.Layer()},
+	}))
+	client := http.Client{Transport: out.Transport(nil)}
+	_ = client // its calls go to one of the versions, and are counted
+
+	if err := rollout.Abort(context.Background()); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(rollout.Status().State.Phase)
+	// Output:
+	// user-service.production: begins: v2 gets 5 %, step 1 of 3
+	// user-service.production: rolled back from 5 % by hand; v1 gets everybody
+	// rolled back
 }

@@ -20,3 +20,17 @@ func TestLC01_Lifecycle(t *testing.T) {
 		require.Equal(t, "v2", version(t, s, c))
 	}))
 }
+
+func TestLC01_Rollout(t *testing.T) {
+	require.NoError(t, leaktest.Check(200, func() {
+		cfg := canary.RolloutConfig{Service: "s", Stable: "v1", Canary: "v2", Steps: []canary.Step{{Percent: 5}}, Store: canary.NewMemoryStore()}
+		r, err := canary.NewRollout(cfg)
+		require.NoError(t, err)
+		cfg.ID = "next"
+		require.NoError(t, r.Update(cfg))
+		require.NoError(t, r.Pause(t.Context()))
+		require.NoError(t, r.Close())
+		require.NoError(t, r.Close())
+		require.NotPanics(t, func() { _ = r.Status() })
+	}))
+}

@@ -105,7 +105,7 @@ func TestPX01_ServicesByWeight(t *testing.T) {
 	rule := func(v1, v2 uint32) services {
 		return services{"orders": {Backends: []gatemesh.WeightedDestination{subset("orders", "v1", v1), subset("orders", "v2", v2)}}}
 	}
-	const n = 100_000
+	const n = 20_000
 	before, after := withServices(t, rule(90, 10)), withServices(t, rule(80, 20))
 	count, moved := 0, 0
 	for i := range n {
@@ -119,8 +119,8 @@ func TestPX01_ServicesByWeight(t *testing.T) {
 			require.Equal(t, "v2", later, "users move toward the canary alone")
 		}
 	}
-	assert.InDelta(t, 10, 100*float64(count)/n, 0.5)
-	assert.InDelta(t, 10, 100*float64(moved)/n, 0.5)
+	assert.InDelta(t, 10, 100*float64(count)/n, 0.7)
+	assert.InDelta(t, 10, 100*float64(moved)/n, 0.7)
 }
 
 func TestServicesAndLanes(t *testing.T) {

@@ -64,7 +64,9 @@ var (
 // calls like this one to that service, and one of the rule's backends is chosen;
 // a backend without a port gets the port that the first decision gave. A service
 // of which nothing is said stays as it is, and so does a destination that names
-// a subset: it is final. Routes and rules without backends are answered by
+// a subset: it is final, unless it is one that the table took from a service's
+// rule because no other backend there has a weight; lanes and rollouts still say
+// theirs about that. Routes and rules without backends are answered by
 // whoever stands behind.
 //
 // A call that comes with a lane, because another service or an earlier gateway
@@ -87,19 +89,29 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		case r == nil || len(r.Backends) == 0:
 			return adm, nil
 		}
-		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r); adm.Backend == nil {
+		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r, nil); adm.Backend == nil {
 			return gatemesh.Admission{}, denyNoBackend
 		}
 		adm.Destination = &adm.Backend.Destination
 		d = adm.Backend.Destination
 	}
+	r := c.ServiceRoute()
+	if r != nil && c.Backend() != nil { // the table has chosen, for want of a choice by weight alone
+		d = c.Backend().Destination
+	}
 	if d.Subset != "" {
 		adm.Lane = d.Subset
 		return adm, nil
 	}
-	r, err := state.routeTo(c, d)
-	if err != nil {
-		return gatemesh.Admission{}, err
+	if r == nil {
+		var err error
+		if r, err = state.routeTo(c, d); err != nil {
+			return gatemesh.Admission{}, err
+		}
+	}
+	rollout := state.rollouts[serviceOf(d)]
+	if r == nil && rollout != nil {
+		r = &rollout.route
 	}
 	if r == nil {
 		return adm, nil
@@ -108,7 +120,7 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 	if len(r.Backends) == 0 {
 		return adm, nil
 	}
-	if adm.ServiceBackend = pick(state.salt.add("split").add(d.Service).add(d.Namespace), c, r); adm.ServiceBackend == nil {
+	if adm.ServiceBackend = pick(state.salt.add("split").add(d.Service).add(d.Namespace), c, r, rollout); adm.ServiceBackend == nil {
 		return gatemesh.Admission{}, denyNoBackend
 	}
 	to := adm.ServiceBackend.Destination
@@ -133,46 +145,6 @@ func (s *state) routeTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Rou
 		return nil, nil
 	}
 	return s.services.RouteTo(c, d)
-}
-
-// pick returns the backend of r for c, or nil if none has a weight.
-func pick(seed hash, c *gatemesh.Call, r *gatemesh.Route) *gatemesh.WeightedDestination {
-	if b := kept(c.Lane(), r); b != nil {
-		return b
-	}
-	if len(r.Backends) == 1 && r.Backends[0].Weight > 0 {
-		return &r.Backends[0]
-	}
-	i, _ := choose(seed.user(c).point(), len(r.Backends), func(i int) uint64 { return uint64(r.Backends[i].Weight) })
-	if i < 0 {
-		return nil
-	}
-	return &r.Backends[i]
-}
-
-// kept returns the backend for a call that comes in lane, or nil if r does not
-// keep it there.
-func kept(lane string, r *gatemesh.Route) *gatemesh.WeightedDestination {
-	if lane == "" {
-		return nil
-	}
-	known := false
-	for i := range r.Backends {
-		if b := &r.Backends[i]; b.Destination.Subset == lane {
-			if known = true; b.Weight > 0 {
-				return b
-			}
-		}
-	}
-	if known {
-		return nil
-	}
-	for i := range r.Lanes {
-		if b := &r.Lanes[i]; b.Destination.Subset == lane && b.Weight > 0 {
-			return b
-		}
-	}
-	return nil
 }
 
 func (r *rule) holds(c *gatemesh.Call) bool {

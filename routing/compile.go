@@ -106,6 +106,7 @@ func (f *faults) services(t *table) {
 		}
 		first[key] = i
 		s, names := &service{}, map[string]bool{}
+		var rules []*rule
 		for j := range in.Rules {
 			rule, field := &in.Rules[j], fmt.Sprintf("%s.Rules[%d]", field, j)
 			at := rule.Position
@@ -120,10 +121,12 @@ func (f *faults) services(t *table) {
 				f.add(at, "%s.Listeners must be empty in a Service", field)
 			}
 			r := f.rule(t, rule, at, field, true)
+			rules = append(rules, r)
 			for _, m := range f.matches(rule, at, field) {
 				s.paths.add(m.path, m.conditions, r)
 			}
 		}
+		lanes(rules)
 		f.tooMany(s.paths.seal())
 		t.services[key] = s
 	}

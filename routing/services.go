@@ -113,6 +113,28 @@ func onlyOf(backends []gatemesh.WeightedDestination) (only *gatemesh.WeightedDes
 	return only
 }
 
+// lanes gives each of a service's rules the subsets that only the others have,
+// the first rule that has one first.
+func lanes(rules []*rule) {
+	first := map[string]gatemesh.WeightedDestination{}
+	var subsets []string
+	for _, r := range rules {
+		for _, b := range r.route.Backends {
+			subset := b.Destination.Subset
+			if _, known := first[subset]; !known && subset != "" && b.Weight > 0 {
+				first[subset], subsets = b, append(subsets, subset)
+			}
+		}
+	}
+	for _, r := range rules {
+		for _, subset := range subsets {
+			if !slices.ContainsFunc(r.route.Backends, func(b gatemesh.WeightedDestination) bool { return b.Destination.Subset == subset }) {
+				r.route.Lanes = append(r.route.Lanes, first[subset])
+			}
+		}
+	}
+}
+
 // RouteTo returns the rule of [Config.Services] for c if it goes to d: the first
 // one of the service that matches, or nil if the service has none at all or d
 // names a subset. It is NotFound, or Unimplemented for gRPC, if the service has rules and none of them

@@ -1,0 +1,107 @@
+package canary_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gatemesh-go/gatemesh/canary"
+)
+
+func get(h http.Handler, target string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+	return w
+}
+
+func post(h http.Handler, form url.Values, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("POST", "/rollouts", strings.NewReader(form.Encode()))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func TestPage(t *testing.T) {
+	t.Parallel()
+	r := rolloutAt(t, 12.5)
+	odd := rolloutAt(t, 1, func(cfg *canary.RolloutConfig) {
+		cfg.Service, cfg.Canary, cfg.ID = `<script>alert(1)</script>`, `"><img src=x>`, `'&<b>`
+	})
+	h := canary.NewPage(canary.PageConfig{Rollouts: []*canary.Rollout{r, odd}})
+	w := get(h, "/rollouts")
+	require.Equal(t, 200, w.Code)
+	body := w.Body.String()
+	assert.Contains(t, body, "orders.production")
+	assert.Contains(t, body, "begins: v2 gets 12.5 %, step 1 of 1")
+	assert.Contains(t, body, "87.5 %")
+	for _, raw := range []string{"<script", "<img", "<b>", "http://", "https://", "url(", "<button", "javascript:", "ZgotmplZ", `style="`} {
+		assert.NotContains(t, body, raw)
+	}
+	assert.Contains(t, body, "&lt;script&gt;alert(1)&lt;/script&gt;")
+	assert.Contains(t, w.Header().Get("Content-Security-Policy"), "default-src 'none'; style-src 'sha256-")
+	assert.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"))
+	assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+
+	w = get(h, "/rollouts?format=json")
+	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
+	var all []canary.Status
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &all))
+	require.Len(t, all, 2)
+	assert.Equal(t, "orders", all[0].Service)
+	assert.Equal(t, canary.Paused, all[0].State.Phase)
+	assert.InDelta(t, 0.125, all[0].Versions[1].Share, 1e-9)
+
+	w = post(h, url.Values{"service": {"orders"}, "namespace": {"production"}, "action": {"promote"}})
+	assert.Equal(t, http.StatusMethodNotAllowed, w.Code, "it only shows")
+	assert.Equal(t, "GET, HEAD", w.Header().Get("Allow"))
+	assert.Equal(t, canary.Paused, r.Status().State.Phase)
+	assert.Contains(t, get(canary.NewPage(canary.PageConfig{}), "/").Body.String(), "There is no rollout")
+}
+
+func TestPageActions(t *testing.T) {
+	t.Parallel()
+	r := rolloutAt(t, 10)
+	h := canary.NewPage(canary.PageConfig{Rollouts: []*canary.Rollout{r}, Actions: true})
+	assert.Contains(t, get(h, "/rollouts").Body.String(), `value="resume"`)
+	form := func(service, action string) url.Values {
+		return url.Values{"service": {service}, "namespace": {"production"}, "action": {action}}
+	}
+	for name, header := range map[string][]string{
+		"another site":   {"Sec-Fetch-Site", "cross-site"},
+		"another origin": {"Origin", "https://evil.example"},
+	} {
+		assert.Equal(t, http.StatusForbidden, post(h, form("orders", "promote"), header...).Code, name)
+	}
+	assert.Equal(t, canary.Paused, r.Status().State.Phase)
+	assert.Equal(t, http.StatusMethodNotAllowed, request(h, "DELETE").Code)
+	assert.Equal(t, http.StatusNotFound, post(h, form("other", "promote")).Code)
+	assert.Equal(t, http.StatusBadRequest, post(h, form("orders", "explode")).Code)
+	assert.Equal(t, http.StatusBadRequest, post(h, url.Values{"action": {strings.Repeat("x", 10<<10)}}).Code)
+	// The query is no form: a link must not act.
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/rollouts?"+form("orders", "promote").Encode(), nil))
+	assert.Equal(t, http.StatusNotFound, w.Code)
+
+	w = post(h, form("orders", "abort"), "Sec-Fetch-Site", "same-origin")
+	require.Equal(t, http.StatusSeeOther, w.Code)
+	assert.Equal(t, "/rollouts", w.Header().Get("Location"))
+	assert.Equal(t, canary.RolledBack, r.Status().State.Phase)
+	assert.Equal(t, http.StatusConflict, post(h, form("orders", "resume")).Code)
+	assert.NotContains(t, get(h, "/rollouts").Body.String(), "<button", "nothing is left to do")
+}
+
+func request(h http.Handler, method string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, "/rollouts", nil))
+	return w
+}
