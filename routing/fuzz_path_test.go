@@ -23,7 +23,7 @@ func FuzzPathChange(f *testing.F) {
 		for _, kind := range []PathType{PathPrefix, PathStart} {
 			for _, in := range []PathChange{{ReplacePrefix: true, Prefix: prefix}, {Regex: regex, Substitution: substitution}} {
 				var faults faults
-				c := faults.path(gatemesh.Position{}, "f", &in, &Route{Matches: []Match{{Path: PathMatch{Type: kind, Value: match}}}})
+				c := faults.pathChange(gatemesh.Position{}, "f", &in, &Route{Matches: []Match{{Path: PathMatch{Type: kind, Value: match}}}})
 				if faults.errs != nil {
 					continue
 				}
