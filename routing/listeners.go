@@ -50,7 +50,7 @@ func (l *listeners) of(c *gatemesh.Call) (*listener, error) {
 		g = l.others[index(encrypted)]
 	}
 	found := g.of(c.Host())
-	if encrypted && c.SNI() != "" {
+	if c.SNI() != "" { // on TLS connections alone
 		name, _, err := gatemesh.CanonicalHost(c.SNI())
 		if named := g.of(name); err == nil && named != nil && found != nil && named != found {
 			return nil, denyMisdirected

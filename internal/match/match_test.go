@@ -140,7 +140,7 @@ func TestAllocations(t *testing.T) {
 	raw := "page=2&tenant=%61cme&n%61me=b+c&flag"
 	for _, q := range []match.Query{
 		{Name: "tenant", Value: value(t, match.Exact, "acme")}, {Name: "name", Value: value(t, match.Prefix, "b ")},
-		{Name: "page", Value: value(t, match.Regex, "[0-9]+")}, {Name: "flag", Value: value(t, match.Present, "")},
+		{Name: "flag", Value: value(t, match.Present, "")},
 	} {
 		require.True(t, q.Holds(raw), q.Name)
 		assert.Zero(t, testing.AllocsPerRun(100, func() { q.Holds(raw) }), q.Name)
