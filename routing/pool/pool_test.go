@@ -67,8 +67,7 @@ func TestConfigFaults(t *testing.T) {
 		{"Warmup.MinimumPercent", func(c *Config) { c.Warmup.MinimumPercent = 101 }},
 		{"Warmup.Aggression", func(c *Config) { c.Warmup.Aggression = math.NaN() }},
 		{`Resolver: the weight -1 of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Weight: -1}) }},
-		{`Resolver: the zone "
-" of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Zone: "\n"}) }},
+		{`Resolver: the zone "a b" of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Zone: "a b"}) }},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
 			t.Parallel()

@@ -71,10 +71,6 @@ func (t Target) canonical() (Target, error) {
 	return t, nil
 }
 
-func (t *Target) equal(o *Target) bool {
-	return t.Address == o.Address && t.Zone == o.Zone && t.Weight == o.Weight && maps.Equal(t.Labels, o.Labels)
-}
-
 // selected reports whether t has all labels of selector.
 func (t *Target) selected(selector map[string]string) bool {
 	for name, want := range selector {

@@ -67,8 +67,8 @@ func (w *window) at(at int64, length time.Duration) (failed, all int) {
 
 // isOutlier reports whether so many failures of an endpoint and of all others
 // together show that it is the endpoint that fails.
-func (cfg *Ejection) isOutlier(failed, all, othersFailed, others int) bool {
-	if all < cfg.MinSamples || others < cfg.MinSamples || failed*100 < all*cfg.FailurePercent {
+func (e *Ejection) isOutlier(failed, all, othersFailed, others int) bool {
+	if all < e.MinSamples || others < e.MinSamples || failed*100 < all*e.FailurePercent {
 		return false
 	}
 	// failed/all >= 2 * othersFailed/others
