@@ -23,6 +23,9 @@ type Attempt struct {
 	Header map[string][]string
 	// Err is why there is no answer. It is for classification and logs only.
 	Err error
+	// Asked is how often the Retrier was asked about the call before, and
+	// Outcome.Attempts how many attempts have begun.
+	Asked int
 	// Replayable says that the request can be sent again as it was. If not, the
 	// answer stands whatever the Retrier says.
 	Replayable bool
@@ -31,10 +34,11 @@ type Attempt struct {
 	Replay func() error
 }
 
-// An Answerer is a [Finisher] of an outbound call that learns of the answer
-// before its body, which can take for ever. Answered is called at most once,
-// before anybody has read the body, and not if there is no answer. Finish
-// follows, on a gRPC stream perhaps while Answered still runs.
+// An Answerer is a [Finisher] that learns of the answer before its body, which
+// can take for ever. Answered is called at most once, before anybody has read
+// the body of an outbound call or the header of a received one is written, and
+// not if there is no answer: a received unary gRPC call has none before its
+// end. Finish follows, on a gRPC stream perhaps while Answered still runs.
 type Answerer interface {
 	Finisher
 	Answered(c *Call, a Attempt)
@@ -103,7 +107,8 @@ func (x *Exchange) askRetrier(a *Exchange, r Attempt) (wait time.Duration, again
 		}
 	}()
 	defer recoverTo(&err)
-	r.Duration = time.Since(a.call.received)
+	r.Duration, r.Asked, r.Attempts = time.Since(a.call.received), x.out.asked, x.out.tries
+	x.out.asked++
 	return x.out.by.retry.Retry(a.Context(), &a.call, r)
 }
 

@@ -26,6 +26,8 @@ const (
 	// EventRetried: an attempt of the outbound Call ended with Outcome, and
 	// another one follows.
 	EventRetried
+	// EventHedged: another attempt, Call, began while one is under way.
+	EventHedged
 )
 
 // Event is something that happened. Which fields are set depends on its Kind.
@@ -91,6 +93,8 @@ func (o slogObserver) Observe(ctx context.Context, e Event) {
 		level, msg = slog.LevelDebug, "admitted"
 	case EventRetried:
 		level, msg = slog.LevelWarn, "retried"
+	case EventHedged:
+		level, msg = slog.LevelInfo, "hedged"
 	case EventPanic:
 		level, msg = slog.LevelError, "panic"
 	case EventNotice:

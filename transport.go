@@ -1,6 +1,7 @@
 package gatemesh
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -65,19 +66,27 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			x.Finish(Outcome{Code: Internal, Panicked: true})
 		}
 	}()
-	out := r.WithContext(a.Context())
+	var replay io.ReadCloser
+	race := Race[roundTrip]{
+		Prepare: func(a *Exchange, lane RaceLane) (func(context.Context) roundTrip, error) {
+			body := r.Body
+			if lane == Second && hasBody(r) {
+				var err error
+				if body, err = getBody(r); err != nil {
+					return nil, err
+				}
+			} else if replay != nil {
+				body = replay
+			}
+			header := a.OutgoingHeader()
+			return func(ctx context.Context) roundTrip { return t.send(ctx, r, header, body) }, nil
+		},
+		Judge: func(a *Exchange, rt roundTrip) Attempt { return rt.judge(a, r) },
+		Drop:  func(rt roundTrip) { discard(rt.resp) },
+	}
 	for {
-		out.Header = a.OutgoingHeader()
-		sent := sending(out)
-		resp, err := t.base.RoundTrip(out)
-		if err == nil && resp == nil { // net/http makes an error of it, too
-			err = errors.New("gatemesh: the transport returned neither a response nor an error")
-		}
-		at := attemptOf(a, r, resp, err)
-		sent.judge(&at.Outcome, err)
-		if err != nil && !sendable(out.Header) {
-			at.Canceled, at.Code = true, Canceled // it never left, which is not the callee's fault
-		}
+		won, at, rt, _ := race.Run(x, a) // of the first attempt, Prepare cannot fail
+		a = won
 		var body io.ReadCloser
 		if hasBody(r) {
 			at.Replay = func() (failed error) {
@@ -91,21 +100,52 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			if body != nil {
 				_ = body.Close() // nobody wants it any more
 			}
-			return settle(x, a, at, r, resp, err)
+			return settle(x, a, at, r, rt.resp, rt.err)
 		}
-		discard(resp)
-		a = next
-		out = r.WithContext(a.Context())
-		if hasBody(r) {
-			out.Body = body
-		}
+		discard(rt.resp)
+		a, replay = next, body
 	}
+}
+
+// roundTrip is what came of an attempt.
+type roundTrip struct {
+	header http.Header // that was sent
+	sent   *sentBody
+	resp   *http.Response
+	err    error
+}
+
+func (t *transport) send(ctx context.Context, r *http.Request, header http.Header, body io.ReadCloser) roundTrip {
+	out := r.WithContext(ctx)
+	out.Header, out.Body = header, body
+	rt := roundTrip{header: header, sent: sending(out)}
+	rt.resp, rt.err = t.base.RoundTrip(out)
+	if rt.err == nil && rt.resp == nil { // net/http makes an error of it, too
+		rt.err = errors.New("gatemesh: the transport returned neither a response nor an error")
+	}
+	return rt
+}
+
+func (rt *roundTrip) judge(a *Exchange, r *http.Request) Attempt {
+	at := attemptOf(a, r, rt.resp, rt.err)
+	rt.sent.judge(&at.Outcome, rt.err)
+	if rt.err != nil && !sendable(rt.header) {
+		at.Canceled, at.Code = true, Canceled // it never left, which is not the callee's fault
+	}
+	return at
+}
+
+// getBody is r.GetBody, whose panic is an error: it is foreign code.
+func getBody(r *http.Request) (body io.ReadCloser, err error) {
+	defer recoverTo(&err)
+	return r.GetBody()
 }
 
 func outboundRequest(r *http.Request) OutboundRequest {
 	in := OutboundRequest{
 		Protocol: HTTP, Scheme: r.URL.Scheme, Method: r.Method, Authority: r.URL.Host,
 		Path: r.URL.EscapedPath(), RawQuery: r.URL.RawQuery, Header: r.Header, Redirected: redirected(r),
+		Once: !replayable(r),
 	}
 	if in.Method == "" {
 		in.Method = http.MethodGet
@@ -127,7 +167,7 @@ func closeBody(r *http.Request) {
 
 // attemptOf describes an attempt whose body nobody has read yet.
 func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Attempt {
-	at := Attempt{Err: err, Replayable: !hasBody(r) || r.GetBody != nil}
+	at := Attempt{Err: err, Replayable: replayable(r)}
 	if err != nil {
 		at.Outcome = a.Failed(err)
 		return at
@@ -167,6 +207,9 @@ func lacksStatus(c Code) Code {
 }
 
 func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+
+// replayable reports whether r can be sent again as it was.
+func replayable(r *http.Request) bool { return !hasBody(r) || r.GetBody != nil }
 
 // discard gives up an answer. A short body is read, so that an HTTP/1
 // connection can be used again, but not waited for.

@@ -50,6 +50,8 @@ type circuit struct {
 	word atomic.Uint64
 	used atomic.Bool // since the last look of a table that needs room
 
+	refused, opened atomic.Uint64
+
 	mu    sync.Mutex
 	trips trips
 	cb    circuitbreaker.CircuitBreaker[any]
@@ -98,6 +100,7 @@ func (c *circuit) acquire(p *Policy, from uint64) (t ticket, wait time.Duration,
 		until = until.Add(p.Delay)
 	}
 	if wait := until.Sub(now); wait > 0 {
+		c.refused.Add(1)
 		return ticket{}, wait, false
 	}
 	if c.state() == Open {
@@ -146,6 +149,7 @@ func (c *circuit) settle(t ticket, v verdict, after time.Duration, p *Policy, fr
 	}
 	if c.state() == Open {
 		c.until = time.Now().Add(p.wait(after))
+		c.opened.Add(1)
 	}
 	return c.state(), true
 }

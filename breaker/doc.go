@@ -1,13 +1,15 @@
 // Package breaker says whether a dependency is healthy, for calls that are
-// made: it keeps them away from one that is down, retries those that may be
-// retried within a budget, and bounds how long they take.
+// made: it keeps them away from one that is down, keeps a share back from one
+// that is overloaded, retries and hedges those that may be within a budget, and
+// bounds how long they take. For calls that are received, it bounds how many are
+// worked on, and keeps to the deadline that their caller has.
 //
 // # The order of outbound layers
 //
 //	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: mesh, Layers: []gatemesh.Layer{
 //		span.Layer(),                                          // once a call
 //		deadline.Layer(), retry.Layer(),
-//		breaker.Layer(), identity.Layer(), traceparent.Layer(), // each attempt
+//		throttle.Layer(), breaker.Layer(), identity.Layer(), traceparent.Layer(), // each attempt
 //	}}))
 //
 // The span is outermost, to show what the caller saw. The deadline comes next,
@@ -39,5 +41,22 @@
 //
 // [Retry] decides, and [gatemesh.Outbound] carries it out: bodies are sent
 // again only if they can be had again, answers that are given up are closed,
-// and the last one is the caller's.
+// and the last one is the caller's. [RetryConfig.Hedge] begins a second attempt
+// of a call that takes long, at another endpoint.
+//
+// # Several services
+//
+// What is left of a call's deadline goes to the callee, whose [Deadline] in its
+// [gatemesh.Chain] applies it, and so on down the tree of calls. With it goes who
+// makes the attempts: of the services on the way, the first that may retry does,
+// and the others leave it to that one, so that a dead leaf sees 1.1 attempts for
+// a call and not three to the power of its depth. Both are believed of verified
+// peers only; see [gatemesh.Hop].
+//
+// # Overload
+//
+// In the service, [Limiter] finds how many calls it can work on at once, and
+// refuses the rest, the least important first. Its callers do not retry what it
+// refuses, and their [Throttle] sends it less. What the layers have done is in
+// their Stats methods, for pages and metrics.
 package breaker

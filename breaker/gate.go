@@ -193,6 +193,28 @@ func (g *Gate) States() map[gatemesh.Destination]State {
 	return states
 }
 
+// CircuitStats is what a [Gate] did with the calls to a destination.
+type CircuitStats struct {
+	State State
+	// Refused is how many calls the breaker refused, and Opened how often it
+	// opened, since the destination is known.
+	Refused, Opened uint64
+	Remaining       time.Duration // for which calls will be refused
+}
+
+// Stats returns what to show on pages and in metrics.
+func (g *Gate) Stats() map[gatemesh.Destination]CircuitStats {
+	if g.circuits == nil {
+		return nil
+	}
+	all := g.circuits.all()
+	stats := make(map[gatemesh.Destination]CircuitStats, len(all))
+	for d, c := range all {
+		stats[d] = CircuitStats{c.state(), c.refused.Load(), c.opened.Load(), c.remaining()}
+	}
+	return stats
+}
+
 // pass is an attempt that was let through.
 type pass struct {
 	cfg     *GateConfig

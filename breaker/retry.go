@@ -3,7 +3,6 @@ package breaker
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -18,8 +17,8 @@ type RetryConfig struct {
 	MaxAttempts int
 	// Budget is how many retries each call to a destination earns, among those
 	// that may be retried. Above 0, up to 1. Default: 0.1. Each destination
-	// starts with 10 retries, gets those back in 10 seconds each, and saves up
-	// to 100.
+	// starts with an advance of 10 retries, which its calls pay back first, gets
+	// those back in 10 seconds each, and saves up to 100.
 	Budget float64
 	// BackoffBase is the longest pause before the second attempt. It doubles
 	// with each, up to BackoffMax; each pause is any part of that, at random.
@@ -41,6 +40,17 @@ type RetryConfig struct {
 	// idempotent methods, that to make it twice does no harm. Default: no call
 	// of these.
 	Idempotent func(c *gatemesh.Call) bool
+	// DespiteCaller retries also what is called for a call that somebody above
+	// tries again by himself ([gatemesh.Hop.Retried]), which multiplies attempts
+	// with each service on the way. Default: those calls are left to him.
+	DespiteCaller bool
+	// Hedge says when a second attempt is begun while the first is under way.
+	// Like a retry, it is for calls that may safely be made twice, counts among
+	// MaxAttempts, and takes from the Budget; a pool sends it to another
+	// endpoint. The answer that comes first is the caller's, and the other
+	// attempt is cancelled; of failures, the second. Streams of gRPC and
+	// requests whose body cannot be had again are not hedged. Default: never.
+	Hedge HedgeConfig
 }
 
 func (cfg RetryConfig) complete() (*RetryConfig, error) {
@@ -57,13 +67,14 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 		cfg.Codes = []gatemesh.Code{gatemesh.Unavailable}
 	}
 	var f faults
-	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, 10)
+	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, maxAttempts)
 	if !(cfg.Budget > 0 && cfg.Budget <= 1) { // NaN, too
 		f.add("RetryConfig.Budget %v is not above 0 and up to 1", cfg.Budget)
 	}
-	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, time.Minute)
-	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, time.Minute), time.Minute)
+	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, maxBackoff)
+	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, maxBackoff), maxBackoff)
 	between(&f, "RetryConfig.MaxRetryAfter", cfg.MaxRetryAfter, 0, time.Minute)
+	cfg.Hedge.complete(&f)
 	for _, s := range cfg.Statuses {
 		between(&f, "RetryConfig.Statuses", s, 400, 599)
 	}
@@ -95,25 +106,35 @@ func setDefault[T comparable](field *T, v T) {
 // if possible of one without calls of late, which then starts anew.
 const maxBudgets = 1024
 
-// Retry is a [gatemesh.Retrier] for calls that may safely be made twice: HTTP
+// Retry is a [gatemesh.LayeredRetrier] for calls that may safely be made twice: HTTP
 // GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 §9.2.2), requests with an
 // Idempotency-Key, and what [RetryConfig.Idempotent] names. Each destination has
 // a budget of its own, so that retries cannot multiply the load of a service
 // that is down. When it is used up, or the attempts are, the last answer is the
-// caller's.
+// caller's. What the route of a call says about retries, as of
+// [gatemesh.RetryPolicy], holds in place of the configuration, within the budget
+// and for calls that may be made twice.
+//
+// Of the services on the way of a call, one retries: the first that may. It
+// tells those behind it, which then leave it alone ([gatemesh.Hop]). And nobody
+// tries again what was refused with "X-Gatemesh-Retry: no".
 //
 // It is safe for concurrent use and needs no closing. The zero Retry never
 // retries; use [NewRetry].
 type Retry struct {
-	state   gatemesh.Live[RetryConfig]
-	budgets *table[budget] // nil for the zero Retry
+	state     gatemesh.Live[RetryConfig]
+	budgets   *table[budget] // nil for the zero Retry
+	latencies *table[latencies]
 }
 
-var _ gatemesh.Retrier = (*Retry)(nil)
+var (
+	_ gatemesh.LayeredRetrier = (*Retry)(nil)
+	_ gatemesh.Hedger         = (*Retry)(nil)
+)
 
 // NewRetry returns a Retry. It reports every invalid field at once.
 func NewRetry(cfg RetryConfig) (*Retry, error) {
-	r := &Retry{budgets: newTable[budget]()}
+	r := &Retry{budgets: newTable[budget](), latencies: newTable[latencies]()}
 	if err := r.Update(cfg); err != nil {
 		return nil, err
 	}
@@ -145,29 +166,79 @@ func (r *Retry) Layer() gatemesh.Layer {
 // Retry says whether c is tried again after attempt a, and when.
 func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt) (wait time.Duration, again bool) {
 	cfg := r.state.For(c)
-	if cfg == nil || !cfg.safe(c) {
+	if cfg == nil || !cfg.ours(c) {
 		return 0, false
 	}
+	r.learn(cfg, c, &a)
 	b := r.budget(c.Destination())
-	if a.Attempts = c.Attempt(); a.Attempts == 1 {
+	if b == nil { // all are in use just now
+		return 0, false
+	}
+	if a.Asked == 0 {
+		b.calls.Add(1)
 		b.earn(cfg.Budget)
 	}
-	if a.Attempts >= cfg.MaxAttempts || !a.Replayable || !cfg.worthwhile(ctx, c, &a) {
+	a.Attempts = max(a.Attempts, c.Attempt())
+	rule := routeRetry(c)
+	if a.Attempts >= cfg.attempts(rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
 		return 0, false
 	}
 	now := time.Now()
-	if wait, again = cfg.pause(ctx, &a, now); !again {
+	if wait, again = cfg.pause(ctx, &a, rule, now); !again {
 		return 0, false
 	}
-	return wait, b.spend(now)
+	if !b.spend(now) {
+		b.over.Add(1)
+		return 0, false
+	}
+	b.retried.Add(1)
+	return wait, true
 }
 
+// RetryStats is what a [Retry] did with the calls to a destination that may be
+// made twice, since it is known.
+type RetryStats struct {
+	// Calls, and how many attempts were begun beyond the first: Retried after
+	// one that failed, Hedged beside one that took long. OverBudget were not
+	// retried, as the budget was used up.
+	Calls, Retried, Hedged, OverBudget uint64
+	Budget                             float64 // how many further attempts are left
+}
+
+// Stats returns what to show on pages and in metrics.
+func (r *Retry) Stats() map[gatemesh.Destination]RetryStats {
+	if r.budgets == nil {
+		return nil
+	}
+	all := r.budgets.all()
+	stats := make(map[gatemesh.Destination]RetryStats, len(all))
+	for d, b := range all {
+		stats[d] = RetryStats{b.calls.Load(), b.retried.Load(), b.hedged.Load(), b.over.Load(), b.left()}
+	}
+	return stats
+}
+
+// Retries reports whether c is one of those that are tried again, which the
+// callee is told, so that it leaves that to us. Whether the budget allows it
+// just now does not matter: what is used up here is not to be spent behind us.
+func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) bool {
+	cfg := r.state.For(c)
+	return cfg != nil && cfg.ours(c) && cfg.attempts(routeRetry(c)) > 1
+}
+
+// budget returns the budget of d, or nil if there is no place for it.
 func (r *Retry) budget(d gatemesh.Destination) *budget {
 	if b := r.budgets.all()[d]; b != nil {
 		return b
 	}
 	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now()) },
 		func(b *budget) bool { return !b.used.Swap(false) })
+}
+
+// ours reports whether it is for us to try c again.
+func (cfg *RetryConfig) ours(c *gatemesh.Call) bool {
+	in := c.Parent()
+	return (cfg.DespiteCaller || in == nil || !in.Hop().Retried()) && cfg.safe(c)
 }
 
 // safe reports whether c may be made twice.
@@ -182,37 +253,4 @@ func (cfg *RetryConfig) safe(c *gatemesh.Call) bool {
 		}
 	}
 	return cfg.Idempotent != nil && cfg.Idempotent(c)
-}
-
-// worthwhile reports whether another attempt could end better.
-func (cfg *RetryConfig) worthwhile(ctx context.Context, c *gatemesh.Call, a *gatemesh.Attempt) bool {
-	var ours *gatemesh.Denial
-	switch {
-	case ctx.Err() != nil, a.Canceled, a.Expired:
-		return false
-	case errors.As(a.Err, &ours): // somebody behind the gates refused it
-		return false
-	case c.Protocol() == gatemesh.GRPC:
-		return slices.Contains(cfg.Codes, a.Code)
-	case a.Err != nil:
-		return true
-	}
-	return slices.Contains(cfg.Statuses, a.Status)
-}
-
-// pause returns how long to wait for the next attempt, or false if that is
-// longer than the callee's wish or the caller's deadline allows.
-func (cfg *RetryConfig) pause(ctx context.Context, a *gatemesh.Attempt, now time.Time) (time.Duration, bool) {
-	limit := cfg.BackoffBase
-	for range a.Attempts - 1 {
-		limit = min(2*limit, cfg.BackoffMax)
-	}
-	wait := rand.N(limit)
-	if after := retryAfterOf(a.Header); after > cfg.MaxRetryAfter {
-		return 0, false
-	} else if after > 0 {
-		wait += after // the callers it told do not come back as one
-	}
-	end, ok := ctx.Deadline()
-	return wait, !ok || now.Add(wait).Before(end)
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
@@ -198,20 +199,24 @@ func (b *connections) changed(c *connection, s balancer.SubConnState) {
 
 // publish gives grpc a picker for what there is now.
 func (b *connections) publish() {
-	p := &picker{pool: b.given.pool, conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
+	p := &picker{conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
 	waiting := false
+	var ready []*pool.Endpoint
 	for _, ep := range b.given.endpoints {
 		c := b.conns[ep.Address()]
 		if c == nil {
 			continue
 		}
 		if by := c.serves(); by != nil {
-			p.ready = append(p.ready, ep)
+			ready = append(ready, ep)
 			p.conns[ep] = by
 		}
 		waiting = waiting || c.state != connectivity.TransientFailure
 	}
-	b.ready = len(p.ready)
+	b.ready = len(ready)
+	if b.ready > 0 {
+		p.chooser = b.given.pool.Chooser(ready)
+	}
 	s := balancer.State{ConnectivityState: connectivity.Ready, Picker: p}
 	switch {
 	case b.ready > 0:
@@ -253,16 +258,19 @@ func (r refuses) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 	return balancer.PickResult{}, r.err
 }
 
-// picker chooses among the endpoints with a connection. It is immutable.
+// picker chooses among the endpoints with a connection.
 type picker struct {
-	pool  *pool.Pool
-	ready []*pool.Endpoint
-	conns map[*pool.Endpoint]*connection
+	chooser *pool.Chooser
+	conns   map[*pool.Endpoint]*connection
 }
 
 // Pick implements balancer.Picker.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	ep := p.pool.Choose(info.Ctx, p.ready)
+	var r pool.Request
+	if p.chooser.ByHeader() { // else it need not be copied
+		r.Header, _ = metadata.FromOutgoingContext(info.Ctx)
+	}
+	ep := p.chooser.Choose(info.Ctx, r)
 	c := p.conns[ep]
 	if !c.take() {
 		// This picker is about to be replaced, or was just now.

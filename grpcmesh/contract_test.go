@@ -1,6 +1,7 @@
 package grpcmesh_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -29,6 +30,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
+	"github.com/gatemesh-go/gatemesh/breaker"
 	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/mtls"
@@ -56,6 +58,7 @@ type contract struct {
 	// before are calls that are admitted first.
 	before int
 	want   gatemesh.Code
+	status int // over HTTP. Default: that of want.
 }
 
 func user() *gatemesh.Principal {
@@ -186,6 +189,26 @@ func identities(t *testing.T) (func(*testing.T) gatemesh.Layer, string) {
 	}, adm.Header[0].Value
 }
 
+// limiterLayer is a limit of one, of which some are taken.
+func limiterLayer(p breaker.Priority, taken int) func(*testing.T) gatemesh.Layer {
+	return func(t *testing.T) gatemesh.Layer {
+		l, err := breaker.NewLimiter(breaker.LimiterConfig{Min: 1, Max: 1, MaxWait: time.Millisecond, Priority: func(c *gatemesh.Call) breaker.Priority {
+			if c.Path() == "/taken" {
+				return breaker.Normal
+			}
+			return p
+		}})
+		require.NoError(t, err)
+		for range taken {
+			c, err := gatemesh.NewCall(gatemesh.CallInfo{Path: "/taken"})
+			require.NoError(t, err)
+			_, err = l.Admit(t.Context(), c)
+			require.NoError(t, err)
+		}
+		return l.Layer()
+	}
+}
+
 func bearer(token string) (map[string]string, gatemesh.CallInfo) {
 	return map[string]string{"Authorization": "Bearer " + token},
 		gatemesh.CallInfo{Header: http.Header{"Authorization": {"Bearer " + token}}}
@@ -235,7 +258,7 @@ func contracts(t *testing.T) []contract {
 		{name: "limit by consumer: within", layer: limitLayer(ratelimit.ByConsumer()), info: known, before: 1, want: gatemesh.OK},
 		{name: "limit by consumer: over", layer: limitLayer(ratelimit.ByConsumer()), info: known, before: 2, want: gatemesh.ResourceExhausted},
 		{name: "route: found", layer: routeLayer("/grpc.health.v1.Health"), want: gatemesh.OK},
-		{name: "route: none", layer: routeLayer("/other"), want: gatemesh.NotFound},
+		{name: "route: none", layer: routeLayer("/other"), want: gatemesh.Unimplemented, status: http.StatusNotFound},
 		{name: "canary: split", layer: canaryLayer(), info: known, want: gatemesh.OK},
 		{name: "canary: no rule matches", layer: canaryLayer(chosen), info: known, want: gatemesh.NotFound},
 		{name: "peer: none", layer: func(t *testing.T) gatemesh.Layer { return workload(t, newCA(t), "s").Layer() }, want: gatemesh.Unauthenticated},
@@ -244,6 +267,14 @@ func contracts(t *testing.T) []contract {
 			require.NoError(t, err)
 			return tracer.Layer()
 		}, header: map[string]string{"Traceparent": "00-00000000000000000000000000000000-0000000000000000-zz"}, want: gatemesh.OK},
+		{name: "deadline", layer: func(t *testing.T) gatemesh.Layer {
+			d, err := breaker.NewDeadline(breaker.DeadlineConfig{Timeout: time.Minute})
+			require.NoError(t, err)
+			return d.Layer()
+		}, want: gatemesh.OK},
+		{name: "limiter: room", layer: limiterLayer(breaker.Normal, 0), want: gatemesh.OK},
+		{name: "limiter: full", layer: limiterLayer(breaker.Normal, 1), want: gatemesh.Unavailable},
+		{name: "limiter: full, exempt", layer: limiterLayer(breaker.Exempt, 1), want: gatemesh.OK},
 		{name: "no Denial", layer: func(*testing.T) gatemesh.Layer {
 			return gatemesh.Layer{Name: "broken", Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
 				return gatemesh.Admission{}, errors.New("a detail for the log")
@@ -284,7 +315,7 @@ func TestContract(t *testing.T) {
 				for range c.before {
 					require.Equal(t, http.StatusOK, post(t, http.DefaultTransport, url, c.header))
 				}
-				assert.Equal(t, c.want.HTTPStatus(), post(t, http.DefaultTransport, url, c.header))
+				assert.Equal(t, cmp.Or(c.status, c.want.HTTPStatus()), post(t, http.DefaultTransport, url, c.header))
 			})
 			for _, tap := range []bool{true, false} {
 				name := map[bool]string{true: "with tap", false: "without tap"}[tap]

@@ -98,7 +98,7 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // shared carries the requests of upstreams without a transport of their own.
 func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
 	d := dispatchFrom(req.Context()) // nil for a request that a Balance makes by itself
-	if d != nil && (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC && req.URL.Scheme == "http") {
+	if d != nil && (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC) && req.URL.Scheme == "http" {
 		return t.h2c.RoundTrip(req)
 	}
 	return t.http.RoundTrip(req)
@@ -116,6 +116,10 @@ type dispatch struct {
 	table         *table
 	upstream      *upstream
 	destination   gatemesh.Destination
+	stages        stages
+	path          string          // to be sent
+	copied        *gatemesh.Route // of a copy for a mirror
+	limited       bool            // the route bounds how long the call takes
 }
 
 type dispatchKey struct{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,6 +42,33 @@ func TestConfigFaults(t *testing.T) {
 		{"Ejection.Base", func(c *Config) { c.Ejection.Base = -1 }},
 		{"Ejection.Max", func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Minute, time.Second }},
 		{"Ejection.MaxPercent", func(c *Config) { c.Ejection.MaxPercent = 101 }},
+		{"Ejection.FailurePercent", func(c *Config) { c.Ejection.FailurePercent = 101 }},
+		{"Ejection.MinSamples", func(c *Config) { c.Ejection.MinSamples = -1 }},
+		{"Ejection.Window", func(c *Config) { c.Ejection.Window = time.Millisecond }},
+		{"MinHealthPercent", func(c *Config) { c.MinHealthPercent = 101 }},
+		{"Selector", func(c *Config) { c.Selector = map[string]string{"": "x"} }},
+		{"Selector", func(c *Config) {
+			c.Selector = map[string]string{}
+			for i := range 17 {
+				c.Selector[strconv.Itoa(i)] = ""
+			}
+		}},
+		{"Balancer", func(c *Config) { c.Balancer = RingHash + 1 }},
+		{"HashKey is required", func(c *Config) { c.Balancer = RingHash }},
+		{"HashKey has more", func(c *Config) { c.Balancer, c.HashKey = RingHash, HashKey{Header: "a", Consumer: true} }},
+		{"HashKey is for RingHash", func(c *Config) { c.HashKey.ClientAddress = true }},
+		{"HashKey.Header", func(c *Config) { c.Balancer, c.HashKey.Header = RingHash, "a b" }},
+		{"HashKey.Cookie", func(c *Config) { c.Balancer, c.HashKey.Cookie = RingHash, "a;" }},
+		{"HashKey.Query", func(c *Config) { c.Balancer, c.HashKey.Query = RingHash, long(254) }},
+		{"HashKey.BoundedLoad", func(c *Config) { c.Balancer, c.HashKey = RingHash, HashKey{Consumer: true, BoundedLoad: 100} }},
+		{"Zone", func(c *Config) { c.Zone = "a b" }},
+		{"ZoneLoad", func(c *Config) { c.ZoneLoad = 99 }},
+		{"Warmup.Duration", func(c *Config) { c.Warmup.Duration = -1 }},
+		{"Warmup.MinimumPercent", func(c *Config) { c.Warmup.MinimumPercent = 101 }},
+		{"Warmup.Aggression", func(c *Config) { c.Warmup.Aggression = math.NaN() }},
+		{`Resolver: the weight -1 of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Weight: -1}) }},
+		{`Resolver: the zone "
+" of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Zone: "\n"}) }},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
 			t.Parallel()
@@ -63,7 +92,7 @@ func TestZeroPool(t *testing.T) {
 	var p Pool
 	require.ErrorIs(t, p.Update(Config{}), errUnset)
 	require.ErrorIs(t, p.WaitReady(t.Context()), errUnset)
-	assert.Nil(t, p.Choose(t.Context(), nil))
+	assert.Nil(t, p.Chooser(nil).Choose(t.Context(), Request{}))
 	assert.Empty(t, p.Endpoints())
 	p.Refresh()
 	p.Watch(func([]*Endpoint) { t.Error("there is nothing to say") })()
@@ -276,7 +305,7 @@ func TestStatsSurviveLookups(t *testing.T) {
 		a.Answered(time.Now(), Success)
 		try(t, e, Failure)
 		before := e.status(time.Now())
-		require.Equal(t, EndpointStatus{Address: "10.0.0.2:80", InFlight: 1, Latency: before.Latency, Failures: 1}, before)
+		require.Equal(t, EndpointStatus{Address: "10.0.0.2:80", Weight: 1, InFlight: 1, Latency: before.Latency, Failures: 1}, before)
 		require.InDelta(t, 50*time.Millisecond, before.Latency, 1e3)
 
 		b.set("10.0.0.0:80", "10.0.0.2:80", "10.0.0.3:80") // .1 gone, neighbours on both sides
@@ -376,7 +405,7 @@ func TestLostAddressIsForgotten(t *testing.T) {
 					return
 				}
 				assert.NotSame(t, old, at(t, p, "a:1"))
-				assert.Equal(t, EndpointStatus{Address: "a:1"}, statusOf(t, p, "a:1"))
+				assert.Equal(t, EndpointStatus{Address: "a:1", Weight: 1}, statusOf(t, p, "a:1"))
 			})
 		})
 	}
@@ -450,7 +479,7 @@ func TestMaxEndpoints(t *testing.T) {
 			many = append(many, fmt.Sprintf("10.%d.%d.%d:80", i>>16, i>>8&0xff, i&0xff))
 		}
 		b, o := &book{addrs: many}, &recorder{}
-		p := newPool(t, b, func(c *Config) { c.Observer = o })
+		p := newPool(t, b, func(c *Config) { c.Observer, c.Interval = o, 5*time.Second })
 		require.NoError(t, p.WaitReady(t.Context()))
 		time.Sleep(10 * time.Second)
 		assert.Len(t, p.Endpoints(), 1_000)
@@ -478,7 +507,7 @@ func TestUpdateDuringLookup(t *testing.T) {
 
 		old := p.state.Load().version
 		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("newer:1")}))
-		p.learn(old, []string{"old:1"}, nil, time.Now()) // it was about to be taken in
+		p.learn(old, asTargets([]string{"old:1"}), nil, time.Now()) // it was about to be taken in
 		assert.Equal(t, []string{"newer:1"}, known(p))
 	})
 }
@@ -660,7 +689,7 @@ func TestLC01Lifecycle(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, p.WaitReady(t.Context()))
 		stop := p.Watch(func([]*Endpoint) {})
-		try(t, p.Choose(t.Context(), p.state.Load().endpoints), Unreachable)
+		try(t, p.state.Load().chooser.Choose(t.Context(), Request{}), Unreachable)
 		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("b:1", "c:1"), Interval: time.Duration(i+10) * time.Millisecond}))
 		if i%2 == 0 {
 			stop()
@@ -681,7 +710,7 @@ func TestLC01CloseDuringUse(t *testing.T) {
 		for i := range 4 {
 			wg.Go(func() {
 				for n := range 200 {
-					e := p.Choose(t.Context(), p.state.Load().endpoints)
+					e := p.state.Load().chooser.Choose(t.Context(), Request{})
 					a := e.Begin(t.Context(), time.Now())
 					p.Watch(func([]*Endpoint) {})()
 					if err := p.Update(Config{Name: "orders", Resolver: Static(fmt.Sprintf("x%d:1", n%3), "y:1")}); err != nil {
