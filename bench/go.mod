@@ -4,10 +4,13 @@ go 1.26.0
 
 replace github.com/gatemesh-go/gatemesh => ../
 
+replace github.com/gatemesh-go/gatemesh/examples => ../examples
+
 require (
 	github.com/auth0/go-jwt-middleware/v3 v3.3.0
 	github.com/casbin/casbin/v3 v3.10.0
 	github.com/gatemesh-go/gatemesh v0.0.0-00010101000000-000000000000
+	github.com/gatemesh-go/gatemesh/examples v0.0.0-00010101000000-000000000000
 	github.com/go-chi/chi/v5 v5.5.0
 	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/stretchr/testify v1.12.1

@@ -41,11 +41,14 @@ var (
 //
 // The upstream gets the method, host, path and query of the Call, byte for
 // byte. X-Forwarded-For, -Host and -Proto are made anew; what a trusted caller
-// said in them and in Forwarded is kept and added to. Of upgrades only
-// websocket is passed on (RFC 6455). Responses of unknown length are flushed
-// as they come, 1xx and trailers are passed on, and a response that the
-// upstream cut short is cut short. Trailers of requests are not passed on: they
-// come when everything has been judged.
+// said in them and in Forwarded is kept and added to, but a Forwarded that RFC
+// 7239 does not allow is dropped. X-Forwarded-Port is not made: the port stands
+// in X-Forwarded-Host. Of upgrades only websocket is passed on (RFC 6455), and
+// refused with 501 if the upstream's URL is h2c, as net/http cannot do RFC 8441.
+// Bodies pass both ways at once. Responses of unknown length are flushed as they
+// come, 1xx and trailers are passed on, and a response that the upstream cut
+// short is cut short. Trailers of requests are not passed on, not even to gRPC,
+// which has none there: they come when everything has been judged.
 //
 // It answers 400 if the request's body is malformed, 408 if it does not come
 // within the server's time, 502 if the upstream cannot be reached, 503 if nobody serves the
