@@ -176,7 +176,9 @@ type Call struct {
 	parent      *Call
 	received    time.Time
 	deadline    time.Time
+	asked       time.Time // when the caller gives up
 	until       time.Time
+	hop         Hop
 	pin         *pin     // the version of all configurations that the call sees
 	consumed    []string // what held a credential for us, as in Admission
 	names       []string // the reserved fields, by index into slots
@@ -200,6 +202,11 @@ func (c *Call) Method() string { return c.method }
 // Host returns the canonical host: lower case, no port, no trailing dot, IPv6
 // without brackets. It is empty only for HTTP/1.0 without Host.
 func (c *Call) Host() string { return c.host }
+
+// Authority returns Host with the port that the caller named, unless that is the
+// default one of the scheme. IPv6 stands in brackets. It allocates if there is a
+// port.
+func (c *Call) Authority() string { return authority("", c) }
 
 // Path returns the escaped canonical path that the handler and the upstream
 // get; see [CanonicalPath]. For gRPC it is /package.Service/Method.
@@ -337,6 +344,7 @@ type CallInfo struct {
 	Route       *Route
 	Lane        string
 	Destination Destination
+	Hop         Hop   // what the caller says
 	Parent      *Call // makes it an outbound call
 }
 
@@ -350,8 +358,9 @@ func NewCall(in CallInfo) (*Call, error) {
 		header: Header{fields: in.Header.Clone()}, remote: in.RemoteAddr, local: in.LocalAddr,
 		client: in.Client, sni: in.SNI, requestID: in.RequestID, peer: in.Peer, principal: in.Principal,
 		route: in.Route, lane: in.Lane, destination: in.Destination, parent: in.Parent,
-		outbound: in.Parent != nil, received: time.Now(), names: []string{IdentityHeader},
+		outbound: in.Parent != nil, received: time.Now(), names: []string{IdentityHeader}, hop: in.Hop,
 	}
+	c.gaveUpIn(in.Hop.Timeout)
 	if c.protocol == 0 {
 		c.protocol = HTTP
 	}
@@ -383,7 +392,7 @@ func NewCall(in CallInfo) (*Call, error) {
 		return nil, err
 	}
 	c.matchPath = MatchForm(c.path)
-	if c.host, _, err = CanonicalHost(in.Host); err != nil {
+	if c.host, c.port, err = CanonicalHost(in.Host); err != nil {
 		return nil, err
 	}
 	if !validMethod(c.method) {
