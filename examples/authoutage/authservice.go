@@ -39,7 +39,7 @@ type authService struct {
 	replicas []*replica
 	dials    atomic.Uint64
 
-	mu     sync.Mutex
+	mu     sync.Mutex       // guards what follows, and what replicas were asked
 	tokens map[string]int64 // expiry, in seconds since the epoch
 }
 
@@ -47,7 +47,7 @@ type authService struct {
 type replica struct {
 	of     *authService
 	mode   atomic.Pointer[mode]
-	asked  atomic.Int64
+	asked  map[string]int // by client id, since it has been as it is
 	addr   string
 	server *http.Server // nil while down
 }
@@ -99,11 +99,13 @@ func (s *authService) be(ctx context.Context, m mode) error {
 	return errors.Join(errs...)
 }
 
-// lose has the replica that was asked most fall, and the one after it be slow.
-// The others are well.
-func (s *authService) lose(ctx context.Context) error {
+// lose has the replica that a client has asked most fall, and the one after it
+// be slow. The others are well.
+func (s *authService) lose(ctx context.Context, client string) error {
 	by := slices.Clone(s.replicas)
-	slices.SortFunc(by, func(a, b *replica) int { return cmp.Compare(b.asked.Load(), a.asked.Load()) })
+	s.mu.Lock()
+	slices.SortFunc(by, func(a, b *replica) int { return cmp.Compare(b.asked[client], a.asked[client]) })
+	s.mu.Unlock()
 	return errors.Join(s.be(ctx, mode{delay: lookup}), by[0].be(ctx, mode{down: true}), by[1].be(ctx, mode{delay: spike}))
 }
 
@@ -117,7 +119,9 @@ func (s *authService) close() error {
 
 func (s *replica) be(ctx context.Context, m mode) error {
 	s.mode.Store(&m)
-	s.asked.Store(0)
+	s.of.mu.Lock()
+	s.asked = map[string]int{}
+	s.of.mu.Unlock()
 	if m.down {
 		return s.close()
 	}
@@ -158,13 +162,15 @@ func (s *authService) issue() string {
 }
 
 func (s *replica) introspect(w http.ResponseWriter, r *http.Request) {
-	s.asked.Add(1)
 	id, secret, _ := r.BasicAuth()
 	if want, ok := s.of.secrets[id]; !ok || subtle.ConstantTimeCompare([]byte(secret), []byte(want)) != 1 {
 		w.Header().Set("WWW-Authenticate", "Basic")
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	s.of.mu.Lock()
+	s.asked[id]++
+	s.of.mu.Unlock()
 	token := r.PostFormValue("token") // also reads the body: only then is it seen that a client leaves
 	m := s.mode.Load()
 	var over <-chan time.Time // never, when silent

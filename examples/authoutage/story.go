@@ -157,7 +157,7 @@ func (s *story) play(ctx context.Context, w io.Writer) error {
 	for i, p := range phases {
 		become := func() error { return s.auth.be(ctx, p.mode) }
 		if i == reduced {
-			become = func() error { return s.auth.lose(ctx) }
+			become = func() error { return s.auth.lose(ctx, names[ourly]) }
 		}
 		if err := become(); err != nil {
 			return err
