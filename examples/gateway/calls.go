@@ -28,7 +28,7 @@ func (o *options) byDNS(d gatemesh.Destination, observer gatemesh.Observer) (*se
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	endpoints, err := o.balance(&u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
+	endpoints, err := o.balanceDNS(&u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
 	return &service{host, u, endpoints}, err
 }
 
@@ -48,7 +48,7 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 			errs = append(errs, fmt.Errorf("-upstream %s: the URL has a port, which its SRV record says", upstreamName(serves(u))))
 			continue
 		}
-		endpoints, err := o.balance(u, pool.DNSConfig{SRV: to.Host}, observer)
+		endpoints, err := o.balanceDNS(u, pool.DNSConfig{SRV: to.Host}, observer)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -59,19 +59,24 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 	return errors.Join(errs...)
 }
 
-// balance has each call to u go to one of the endpoints that are found as cfg
+// balanceDNS has each call to u go to one of the endpoints that are found as cfg
 // says.
-func (o *options) balance(u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) (*pool.Pool, error) {
+func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) (*pool.Pool, error) {
 	cfg.Resolver = o.resolver
 	dns, err := pool.NewDNS(cfg)
 	if err != nil {
 		return nil, err
 	}
+	return o.balance(u, dns, observer)
+}
+
+// balance has each call to u go to one of the endpoints that who finds.
+func (o *options) balance(u *routing.Upstream, who pool.Resolver, observer gatemesh.Observer) (*pool.Pool, error) {
 	name := u.Service
 	if u.Namespace != "" {
 		name += "." + u.Namespace
 	}
-	endpoints, err := pool.New(pool.Config{Name: name, Resolver: dns, Observer: observer})
+	endpoints, err := pool.New(pool.Config{Name: name, Resolver: who, Observer: observer})
 	if err != nil {
 		return nil, err
 	}

@@ -57,7 +57,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
-	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
+	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. With h2c:// it speaks HTTP/2 without TLS. Several of the same name share the calls, and one that fails is left alone for a while. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
 		u, err := parseUpstream(s)
 		o.upstreams = append(o.upstreams, u)
 		return err
@@ -178,8 +178,8 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
-		o.secure(b, b.edge.Upstreams), o.checkPlainText(b.edge.Upstreams))
+	err = errors.Join(o.byList(b, observer), o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
+		o.secure(b, b.edge.Upstreams), o.checkPlainText(o.upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
 	err = errors.Join(err, o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
 	if o.drain == 0 {
@@ -198,8 +198,8 @@ func (o *options) checkPlainText(upstreams []routing.Upstream) error {
 	var errs []error
 	for _, u := range upstreams {
 		to, err := url.Parse(u.URL)
-		if o.identityKey != "" && err == nil && to.Scheme == "http" && !loopback(to.Hostname()) {
-			errs = append(errs, fmt.Errorf("-upstream %s: http://%s is plain text, and -identity-key would send identities over it", u.Service, to.Host))
+		if o.identityKey != "" && err == nil && to.Scheme != "https" && !loopback(to.Hostname()) {
+			errs = append(errs, fmt.Errorf("-upstream %s: %s://%s is plain text, and -identity-key would send identities over it", u.Service, to.Scheme, to.Host))
 		}
 	}
 	return errors.Join(errs...)

@@ -109,7 +109,10 @@ func New(cfg Config) (*Gateway, error) {
 		}
 	}
 	if g.router, err = routing.New(p.routes); b.fault(err) {
+		// Preflight requests carry no credential, and a page has to be able to
+		// read a refusal, too.
 		b.add(g.router.Layer())
+		b.add(g.router.CORS())
 	}
 	b.layers = append(b.layers, cfg.AfterRoute...)
 	if cfg.Auth != nil {
