@@ -200,7 +200,8 @@ func (b *connections) changed(c *connection, s balancer.SubConnState) {
 // publish gives grpc a picker for what there is now.
 func (b *connections) publish() {
 	p := &picker{conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
-	waiting, ready := false, make([]*pool.Endpoint, 0, len(b.conns))
+	waiting := false
+	var ready []*pool.Endpoint
 	for _, ep := range b.given.endpoints {
 		c := b.conns[ep.Address()]
 		if c == nil {
@@ -212,8 +213,10 @@ func (b *connections) publish() {
 		}
 		waiting = waiting || c.state != connectivity.TransientFailure
 	}
-	p.choose = b.given.pool.Chooser(ready)
 	b.ready = len(ready)
+	if b.ready > 0 {
+		p.chooser = b.given.pool.Chooser(ready)
+	}
 	s := balancer.State{ConnectivityState: connectivity.Ready, Picker: p}
 	switch {
 	case b.ready > 0:
@@ -255,16 +258,19 @@ func (r refuses) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 	return balancer.PickResult{}, r.err
 }
 
-// picker chooses among the endpoints with a connection. It is immutable.
+// picker chooses among the endpoints with a connection.
 type picker struct {
-	choose *pool.Chooser // among those with a connection
-	conns  map[*pool.Endpoint]*connection
+	chooser *pool.Chooser
+	conns   map[*pool.Endpoint]*connection
 }
 
 // Pick implements balancer.Picker.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	md, _ := metadata.FromOutgoingContext(info.Ctx)
-	ep := p.choose.Choose(info.Ctx, pool.Request{Header: md})
+	var r pool.Request
+	if p.chooser.ByHeader() { // else it need not be copied
+		r.Header, _ = metadata.FromOutgoingContext(info.Ctx)
+	}
+	ep := p.chooser.Choose(info.Ctx, r)
 	c := p.conns[ep]
 	if !c.take() {
 		// This picker is about to be replaced, or was just now.

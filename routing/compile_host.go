@@ -26,11 +26,12 @@ func (f *faults) listeners(in []Listener) []*listener {
 		}
 		names[l.Name] = true
 		compiled := &listener{name: l.Name, port: l.Port, tls: l.TLS, hosts: newHosts()}
+		valid := true
 		if l.Hostname != "" {
-			compiled.hostname, _ = f.hostname(l.Position, field+".Hostname", l.Hostname)
+			compiled.hostname, valid = f.hostname(l.Position, field+".Hostname", l.Hostname)
 		}
 		k := key{compiled.hostname, l.Port, l.TLS}
-		if other, twice := places[k]; twice {
+		if other, twice := places[k]; twice && valid {
 			f.add(l.Position, "%s serves the same port and hostname as %q", field, other)
 		}
 		places[k] = l.Name

@@ -2,6 +2,7 @@ package routing_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -97,6 +98,129 @@ routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[2].Name is Host; mat
 routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[3].Name is X-Gatemesh-Identity, which no match ever sees
 routing: routes.yaml:5: Config.Routes[4].Matches[7].Headers[5].Name K appears twice in one match
 routing: Config.Outbound: gatemesh: outbound: "mint" must have exactly one of Gate, Handler and Retry`)
+}
+
+// TestFaultsOfMatches: whatever cannot work is refused where it is written.
+func TestFaultsOfMatches(t *testing.T) {
+	t.Parallel()
+	line := func(n int) gatemesh.Position { return gatemesh.Position{File: "routes.yaml", Line: n} }
+	good := to("", backend).Backends
+	regex := func(value string) routing.PathMatch { return routing.PathMatch{Type: routing.PathRegex, Value: value} }
+	_, err := routing.New(routing.Config{
+		Listeners: []routing.Listener{
+			{Name: "a", Hostname: "*.a.example", Port: 80},
+			{Position: line(1)}, {Name: "a", Position: line(2), Hostname: "B.example"}, {Name: "c", Position: line(3), Hostname: "*.a.example", Port: 80},
+		},
+		Routes: []routing.Route{
+			{Name: "1", Position: line(4), Listeners: []string{"a", "z", "a", ""}, Backends: good},
+			{Name: "2", Position: line(5), Listeners: []string{"a"}, Hostnames: []string{"a.example", "b.example"}, Backends: good},
+			{Name: "3", Position: line(6), Backends: good, Matches: []routing.Match{
+				{Path: regex("/a)(b")}, {Path: regex("")}, {Path: regex("[")}, {Path: regex("(?<!a)b")},
+				{Method: "GET", Methods: &routing.ValueMatch{Type: routing.MatchPresent}},
+				{Methods: &routing.ValueMatch{Type: 9}}, {Protocol: 3},
+				{Authority: &routing.ValueMatch{Value: "A.example:080"}}, {Authority: &routing.ValueMatch{Value: "a/b"}},
+				{Authority: &routing.ValueMatch{Value: "[::1]:8080"}},
+				{Scheme: &routing.ValueMatch{Type: routing.MatchPresent, Value: "x"}},
+				{Query: []routing.QueryMatch{{}, {Name: "k", Type: routing.MatchRegex, Value: "("}, {Name: "k"}, {Name: "l", Type: 4}}},
+				{Headers: []routing.HeaderMatch{{Name: "K", Type: routing.MatchRegex, Value: "*"}, {Name: "k", Not: true}, {Name: "k", Not: true}}},
+				{Version: "2"},
+			}},
+			{Name: "4", Position: line(7), Backends: good, Timeout: -1, AttemptTimeout: -1, Retry: &gatemesh.RetryPolicy{
+				Attempts: -1, Backoff: -1, Statuses: []int{200, 503, 600}, Codes: []gatemesh.Code{0, 14, 17}}},
+			{Name: "5", Position: line(8), Backends: good, Timeout: 1, AttemptTimeout: 2},
+		},
+		Services: []routing.Service{
+			{Position: line(9)},
+			{Position: line(10), Service: backend.Service, Rules: []routing.Route{
+				{Position: line(11), Hostnames: []string{"h"}, Listeners: []string{"a"}, Backends: good},
+				{Name: "x", Backends: []routing.Backend{{Destination: gatemesh.Destination{Service: "unheard-of"}, Weight: 1}}},
+				{Name: "x", Backends: []routing.Backend{{Destination: gatemesh.Destination{Service: backend.Service, Subset: "v9"}, Weight: 1}}},
+				{Name: "y", Backends: []routing.Backend{{Destination: backend}}},
+			}},
+			{Position: line(12), Service: backend.Service, Rules: []routing.Route{{Name: "x", Backends: good}}},
+		},
+		Upstreams: at("http://127.0.0.1:1"),
+	})
+	require.EqualError(t, err, `routing: routes.yaml:1: Config.Listeners[1].Name is required
+routing: routes.yaml:2: Config.Listeners[2].Name "a" is taken by an earlier listener
+routing: routes.yaml:2: Config.Listeners[2].Hostname: "B.example" must be written "b.example"
+routing: routes.yaml:3: Config.Listeners[3] serves the same port and hostname as "a"
+routing: routes.yaml:4: Config.Routes[0].Listeners[1]: there is no listener "z"
+routing: routes.yaml:4: Config.Routes[0].Listeners[2]: "a" appears twice
+routing: routes.yaml:4: Config.Routes[0].Listeners[3]: there is no listener ""
+routing: routes.yaml:5: Config.Routes[1].Listeners[0]: "a", which is for "*.a.example", serves none of the hostnames
+routing: routes.yaml:6: Config.Routes[2].Matches[0].Path.Value "/a)(b": error parsing regexp: unexpected ): `+"`"+`/a)(b`+"`"+`
+routing: routes.yaml:6: Config.Routes[2].Matches[1].Path.Value is required for a regular expression
+routing: routes.yaml:6: Config.Routes[2].Matches[2].Path.Value "[": error parsing regexp: missing closing ]: `+"`"+`[`+"`"+`
+routing: routes.yaml:6: Config.Routes[2].Matches[3].Path.Value "(?<!a)b": error parsing regexp: invalid named capture: `+"`"+`(?<!a)b`+"`"+`
+routing: routes.yaml:6: Config.Routes[2].Matches[4].Methods must not be set beside Method
+routing: routes.yaml:6: Config.Routes[2].Matches[5].Methods.Type 9 is unknown
+routing: routes.yaml:6: Config.Routes[2].Matches[6].Protocol 3 is unknown
+routing: routes.yaml:6: Config.Routes[2].Matches[7].Authority.Value "A.example:080" must be written "a.example:80"
+routing: routes.yaml:6: Config.Routes[2].Matches[8].Authority.Value "a/b" is not a host with or without a port
+routing: routes.yaml:6: Config.Routes[2].Matches[10].Scheme.Value "x": must be empty where any value will do
+routing: routes.yaml:6: Config.Routes[2].Matches[11].Query[0].Name is required
+routing: routes.yaml:6: Config.Routes[2].Matches[11].Query[1].Value "(": error parsing regexp: missing closing ): `+"`"+`(`+"`"+`
+routing: routes.yaml:6: Config.Routes[2].Matches[11].Query[2].Name "k" appears twice in one match
+routing: routes.yaml:6: Config.Routes[2].Matches[11].Query[3].Type 4 is unknown
+routing: routes.yaml:6: Config.Routes[2].Matches[12].Headers[0].Value "*": error parsing regexp: missing argument to repetition operator: `+"`"+`*`+"`"+`
+routing: routes.yaml:6: Config.Routes[2].Matches[12].Headers[2].Name K appears twice in one match
+routing: routes.yaml:6: Config.Routes[2].Matches[13].Version "2" is never found: nothing says where versions are
+routing: routes.yaml:7: Config.Routes[3].Timeout must not be negative
+routing: routes.yaml:7: Config.Routes[3].AttemptTimeout must not be negative
+routing: routes.yaml:7: Config.Routes[3].Retry needs a layer that retries in Config.Outbound
+routing: routes.yaml:7: Config.Routes[3].Retry.Attempts must not be negative
+routing: routes.yaml:7: Config.Routes[3].Retry.Backoff must not be negative
+routing: routes.yaml:7: Config.Routes[3].Retry.Statuses[0] 200 is not the status of a failure, 400 to 599
+routing: routes.yaml:7: Config.Routes[3].Retry.Statuses[2] 600 is not the status of a failure, 400 to 599
+routing: routes.yaml:7: Config.Routes[3].Retry.Codes[0] 0 is not the code of a failure, 1 to 16
+routing: routes.yaml:7: Config.Routes[3].Retry.Codes[2] 17 is not the code of a failure, 1 to 16
+routing: routes.yaml:8: Config.Routes[4].AttemptTimeout 2ns is longer than Timeout, 1ns
+routing: routes.yaml:9: Config.Services[0].Service is required
+routing: routes.yaml:9: Config.Services[0].Rules is required
+routing: routes.yaml:11: Config.Services[1].Rules[0].Name is required
+routing: routes.yaml:11: Config.Services[1].Rules[0].Hostnames must be empty in a Service
+routing: routes.yaml:11: Config.Services[1].Rules[0].Listeners must be empty in a Service
+routing: routes.yaml:10: Config.Services[1].Rules[1].Backends[0]: no upstream serves unheard-of
+routing: routes.yaml:10: Config.Services[1].Rules[2].Name "x" is taken by an earlier route
+routing: routes.yaml:10: Config.Services[1].Rules[2].Backends[0]: subset "v9" of user-service is not defined
+routing: routes.yaml:10: Config.Services[1].Rules[3].Backends: the weights must not all be 0
+routing: routes.yaml:12: Config.Services[2]: service user-service has rules already, Config.Services[1]`)
+}
+
+// TestTooManyRegexes: each of those that begin alike has to be tried.
+func TestTooManyRegexes(t *testing.T) {
+	t.Parallel()
+	cfg := table(routing.Route{Name: "many"})
+	add := func(pattern string) {
+		cfg.Routes[0].Matches = append(cfg.Routes[0].Matches, routing.Match{Path: routing.PathMatch{Type: routing.PathRegex, Value: pattern}})
+	}
+	for i := range 256 {
+		add(fmt.Sprintf("/api/[^/]+/%d", i))
+		add(fmt.Sprintf("/%d/[^/]+", i))
+	}
+	newRouter(t, cfg)
+	add("/api/.*")
+	_, err := routing.New(cfg)
+	require.ErrorContains(t, err, `route "many" has one of more than 256 regular expressions for paths that begin alike`)
+}
+
+// TestPX01_BadWeights: what nobody could be chosen by is refused; negative
+// weights and NaN have no place in the type.
+func TestPX01_BadWeights(t *testing.T) {
+	t.Parallel()
+	zero := routing.Route{Name: "zero", Position: gatemesh.Position{File: "routes.yaml", Line: 7},
+		Backends: []routing.Backend{{Destination: backend}, {Destination: backend}}}
+	_, err := routing.New(table(zero))
+	require.EqualError(t, err, "routing: routes.yaml:7: Config.Routes[0].Backends: the weights must not all be 0")
+	cfg := table()
+	cfg.Services = []routing.Service{{Service: "s", Rules: []routing.Route{zero}}}
+	_, err = routing.New(cfg)
+	require.EqualError(t, err, "routing: routes.yaml:7: Config.Services[0].Rules[0].Backends: the weights must not all be 0")
+
+	most := routing.Route{Name: "most", Backends: []routing.Backend{ // a sum of 0 to whoever counts in 32 bits
+		{Destination: backend, Weight: 1 << 31}, {Destination: backend, Weight: 1 << 31}}}
+	newRouter(t, table(most))
 }
 
 func TestServes(t *testing.T) {

@@ -38,11 +38,11 @@ type moreConditions struct {
 	version                    string
 }
 
-// hold reports whether they hold for s.
+// plain reports whether there are none but that of the method.
+func (m *conditions) plain() bool { return len(m.headers) == 0 && len(m.query) == 0 && m.more == nil }
+
+// hold reports whether they hold for s, but for that of the method.
 func (m *conditions) hold(s *subject) bool {
-	if m.method != "" && m.method != s.method {
-		return false
-	}
 	for i := range m.headers {
 		if !m.headers[i].Holds(s.call.Header()) {
 			return false

@@ -37,8 +37,9 @@ type Config struct {
 
 // A Listener is a place where calls arrive: a port, and the hosts that are
 // served there. Of the listeners of a port, a call belongs to the one with the
-// most specific hostname that matches its host, and to that one alone. Its zero
-// value is invalid: Name is required.
+// most specific hostname that matches its host, and to that one alone. Of two
+// with the same hostname, the one that names the port goes before the one for
+// every port. Its zero value is invalid: Name is required.
 type Listener struct {
 	// Name is unique among the listeners. Required.
 	Name string
@@ -47,10 +48,13 @@ type Listener struct {
 	// Hostname is an exact name, or a wildcard as in [Route.Hostnames].
 	// Default: every host.
 	Hostname string
-	// Port is the local port at which calls arrive. Default: every port.
+	// Port is the local port at which calls arrive. Default: every port, also
+	// one that is not known.
 	Port uint16
-	// TLS says that it serves encrypted calls, and else plain ones. A call whose
-	// SNI belongs to another listener than its host is answered with 421.
+	// TLS says that it serves calls on TLS connections, and else those on plain
+	// ones, whatever a proxy in front of us says about the client's. A call whose
+	// SNI belongs to another listener than its host is answered with 421; one
+	// without SNI is not.
 	TLS bool
 }
 
@@ -64,7 +68,8 @@ type Route struct {
 	// Position is where the rule was written, for errors. Default: unknown.
 	Position gatemesh.Position
 	// Listeners names the listeners that serve the route. Of each, it serves the
-	// hosts that both name. Default: every listener. Empty in a Service.
+	// hosts that both name, of which there must be some. Default: every listener.
+	// Empty in a Service.
 	Listeners []string
 	// Hostnames are exact names such as "api.example.com", or wildcards such as
 	// "*.example.com", which match every name below example.com and not
@@ -86,7 +91,8 @@ type Route struct {
 
 // A Backend is one of those that share the calls of a [Route].
 type Backend struct {
-	// Destination is where calls go. Required.
+	// Destination is where calls go. One with a subset is final: no [Service] is
+	// asked about it. Required.
 	Destination gatemesh.Destination
 	// Weight is the share among the backends of the route. 0 is never chosen.
 	Weight uint32
@@ -106,8 +112,9 @@ type Service struct {
 	// Namespace is the service's namespace. "" is the namespace "".
 	Namespace string
 	// Rules are tried in their order, and the first that matches decides. A call
-	// that matches none is refused with 404, as in Istio. A backend whose Port is
-	// 0 gets the port that the call's destination had. Required.
+	// that matches none is refused with 404, as in Istio, or Unimplemented for
+	// gRPC. A backend whose Port is 0 gets the port that the call's destination
+	// had. Their names are unique within the Service. Required.
 	Rules []Route
 }
 
@@ -119,10 +126,12 @@ type Match struct {
 	Protocol gatemesh.Protocol
 	// Method is the exact, upper-case method. Default: every method.
 	Method string
-	// Methods matches the method otherwise than exactly. Default: every method.
+	// Methods matches the method otherwise than exactly, in place of Method.
+	// Default: every method.
 	Methods *ValueMatch
-	// Scheme and Authority match the scheme, and the host with its port where it
-	// has one. Default: every one.
+	// Scheme and Authority match [gatemesh.Call.Scheme] and
+	// [gatemesh.Call.Authority], which is the host with its port unless that is
+	// the scheme's own. Default: every one.
 	Scheme, Authority *ValueMatch
 	// Port is the local port of the call. Default: every port.
 	Port uint16
@@ -158,7 +167,10 @@ const (
 	// matches /ab, too.
 	PathStart
 	// PathRegex is a regular expression in the syntax of RE2 that has to match
-	// the whole path.
+	// the whole path as [gatemesh.Call.MatchPath] has it. It may have 4,096
+	// bytes, and compile to as many instructions. Those that begin with the same
+	// literal text are tried one by one; there may be 256 of them for a hostname
+	// or a service.
 	PathRegex
 )
 
@@ -195,7 +207,11 @@ type HeaderMatch struct {
 	Not bool
 }
 
-// QueryMatch matches a parameter of the query that is present exactly once.
+// QueryMatch matches a parameter of the query that is present exactly once. A
+// repeated one matches nothing: the Gateway API leaves it open, and recommends
+// to look at the first, but the service behind may look at the last. For the
+// same reason a value that cannot be unescaped counts and matches nothing. A
+// semicolon is a character like others.
 type QueryMatch struct {
 	// Name is compared byte for byte with the decoded name. Required.
 	Name string

@@ -93,6 +93,7 @@ var answering = roundTripper(func(r *http.Request) (*http.Response, error) {
 func do(t testing.TB, h http.Handler, method, target string, fields ...string) *http.Response {
 	t.Helper()
 	req := httptest.NewRequest(method, target, nil)
+	req.URL.Scheme, req.URL.Host = "", "" // of which only the TLS remains
 	for i := 0; i < len(fields); i += 2 {
 		if fields[i] == "Host" {
 			req.Host = fields[i+1]

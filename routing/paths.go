@@ -28,10 +28,11 @@ type bucket struct {
 
 // candidate is a match that remains to be compared when its text fits.
 type candidate struct {
-	rank  int // the lowest one that holds wins
-	match *conditions
-	rule  *rule
-	regex *regexp.Regexp // nil but in bucket.regex
+	rank   int         // the lowest one that holds wins
+	method string      // that of match, here for those that have no more
+	match  *conditions // nil if there is no more to compare
+	rule   *rule
+	regex  *regexp.Regexp // nil but in bucket.regex
 }
 
 // addition is a candidate with its path.
@@ -103,7 +104,10 @@ const maxAlike = 256
 func (p *paths) seal() (excess []*rule) {
 	p.folded.FoldCase = true
 	for i, a := range p.added {
-		a.rank = i
+		a.rank, a.method = i, a.match.method
+		if a.match.plain() {
+			a.match = nil
+		}
 		tree := &p.texts
 		if a.path.foldCase {
 			tree = &p.folded
@@ -160,7 +164,10 @@ func (s *subject) try(all []candidate) {
 		if c.rank >= s.rank {
 			return
 		}
-		if c.match.hold(s) && (c.regex == nil || c.regex.MatchString(s.path)) {
+		if c.method != "" && c.method != s.method {
+			continue
+		}
+		if (c.match == nil || c.match.hold(s)) && (c.regex == nil || c.regex.MatchString(s.path)) {
 			s.rank, s.found = c.rank, c.rule
 			return
 		}

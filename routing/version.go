@@ -181,7 +181,9 @@ func (v *versioning) another(before, named *apiVersion, unknown *gatemesh.Denial
 func (v *versioning) ofMedia(found *apiVersion, media string) (_ *apiVersion, denial *gatemesh.Denial) {
 	name, parameters := cutUnquoted(media, ';')
 	name = strings.Trim(name, " \t")
-	before := found
+	if refused(parameters) {
+		return found, nil
+	}
 	if v.vendor != "" && len(name) > len(v.vendor) && strings.EqualFold(name[:len(v.vendor)], v.vendor) {
 		version, _, _ := strings.Cut(name[len(v.vendor):], "+")
 		if k := v.findFold(version); k != nil || v.resembles(version) {
@@ -193,21 +195,36 @@ func (v *versioning) ofMedia(found *apiVersion, media string) (_ *apiVersion, de
 	for parameters != "" {
 		var p string
 		p, parameters = cutUnquoted(parameters, ';')
-		name, value, _ := strings.Cut(p, "=")
-		name, value = strings.Trim(name, " \t"), strings.Trim(value, " \t")
-		switch {
-		case strings.EqualFold(name, "q") && strings.Trim(value, "0.") == "":
-			return before, nil // what is not acceptable (RFC 9110 §12.4.2) is not asked for
-		case v.parameter != "" && strings.EqualFold(name, v.parameter):
-			if len(value) >= 2 && value[0] == '"' {
-				value = strings.Trim(value, `"`)
-			}
+		name, value := parameter(p)
+		if v.parameter != "" && strings.EqualFold(name, v.parameter) {
 			if found, denial = v.another(found, v.findFold(value), denyVersionMedia); denial != nil {
 				return nil, denial
 			}
 		}
 	}
 	return found, nil
+}
+
+// refused reports whether a media range is not acceptable (RFC 9110 §12.4.2), so
+// that nobody asks for what it names.
+func refused(parameters string) bool {
+	for parameters != "" {
+		var p string
+		p, parameters = cutUnquoted(parameters, ';')
+		if name, value := parameter(p); strings.EqualFold(name, "q") && strings.Trim(value, "0.") == "" {
+			return true
+		}
+	}
+	return false
+}
+
+func parameter(p string) (name, value string) {
+	name, value, _ = strings.Cut(p, "=")
+	value = strings.Trim(value, " \t")
+	if len(value) >= 2 && value[0] == '"' {
+		value = strings.Trim(value, `"`)
+	}
+	return strings.Trim(name, " \t"), value
 }
 
 // cutUnquoted cuts s at the first sep that stands outside of a quoted string.

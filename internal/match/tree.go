@@ -15,15 +15,16 @@ type Tree[T any] struct {
 
 // Node is a text in a Tree.
 type Node[T any] struct {
-	Value T
-	Len   int // of the text
-	// Up is the next shorter text that this one begins with, or nil.
-	Up *Node[T]
-
-	text     bool   // else it is where texts part
+	// What is read on the way stands together in memory.
 	label    string // what follows on the parent's
 	first    []byte // of the labels of children
 	children []*Node[T]
+
+	// Up is the next shorter text that this one begins with, or nil.
+	Up    *Node[T]
+	Len   int  // of the text
+	text  bool // else it is where texts part
+	Value T
 }
 
 // At returns the node of a text, which it adds if need be.

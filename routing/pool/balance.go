@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -15,40 +16,55 @@ const draws = 8
 // pick returns a member of g as b says, or nil if g has none, or none but those
 // that the call in again, which may be nil, was tried at. turn counts the picks
 // of round robin.
-func (g group) pick(b Balancer, now int64, turn *atomic.Uint64, again context.Context) *Endpoint {
-	if len(g) == 0 {
+func (g *group) pick(b Balancer, now int64, turn *atomic.Uint64, again context.Context) *Endpoint {
+	if len(g.members) == 0 {
 		return nil
 	}
 	if b == RoundRobin {
 		return g.next(turn, again)
 	}
-	i := g.draw(-1, again)
+	i, j := g.pair(b, again)
 	if i < 0 {
 		return nil
 	}
-	if b == Random || len(g) == 1 {
-		return g[i].Endpoint
-	}
-	j := g.draw(i, again)
 	switch {
 	case j < 0:
-		return g[i].Endpoint
+		return g.members[i].Endpoint
 	case b == LeastRequest:
-		return lessLoaded(&g[i], &g[j])
+		return lessLoaded(&g.members[i], &g.members[j])
 	}
-	return cheaper(now, &g[i], &g[j])
+	return cheaper(now, &g.members[i], &g.members[j])
+}
+
+// pair returns the numbers of two different members by chance and weight, or of
+// one and -1 if there is no other, or one is enough for b.
+func (g *group) pair(b Balancer, again context.Context) (i, j int) {
+	n := uint64(len(g.members))
+	if n > 1 && b != Random && !g.uneven && again == nil {
+		r := rand.Uint64() // of which each half is enough for one
+		i, j := int(r>>32*n>>32), int(r&math.MaxUint32*(n-1)>>32)
+		if j >= i {
+			j++
+		}
+		return i, j
+	}
+	i = g.draw(-1, again)
+	if i < 0 || b == Random {
+		return i, -1
+	}
+	return i, g.draw(i, again)
 }
 
 // next returns whose turn it is. Of every 1/weight rounds an endpoint takes part
 // in one, and they do not all begin with the same. To pass somebody over uses up
 // a turn: else the next one in the list would get it each time.
-func (g group) next(turn *atomic.Uint64, again context.Context) *Endpoint {
+func (g *group) next(turn *atomic.Uint64, again context.Context) *Endpoint {
 	const whole = 1 << 16
-	n := uint64(len(g))
+	n := uint64(len(g.members))
 	for range 2 * n { // one of weight 1 takes part in each round
 		t := turn.Add(1)
 		i, round := t%n, t/n
-		m := &g[i]
+		m := &g.members[i]
 		if w := uint64(m.weight * whole); w < whole {
 			w = max(w, 1)
 			if (w*round+i*(whole/2))%whole < whole-w {
@@ -60,18 +76,18 @@ func (g group) next(turn *atomic.Uint64, again context.Context) *Endpoint {
 		}
 	}
 	if i := g.sample(-1, again); i >= 0 {
-		return g[i].Endpoint
+		return g.members[i].Endpoint
 	}
 	return nil
 }
 
 // draw returns the number of a member by chance and weight, another one than
 // not, or -1 if there is none.
-func (g group) draw(not int, again context.Context) int {
+func (g *group) draw(not int, again context.Context) int {
 	if again != nil {
 		return g.sample(not, again)
 	}
-	n := len(g)
+	n := len(g.members)
 	if not >= 0 {
 		n--
 	}
@@ -83,7 +99,7 @@ func (g group) draw(not int, again context.Context) int {
 		if not >= 0 && i >= not {
 			i++
 		}
-		if w := g[i].weight; w == 1 || rand.Float64() < w {
+		if w := g.members[i].weight; w == 1 || rand.Float64() < w {
 			return i
 		}
 	}
@@ -91,13 +107,13 @@ func (g group) draw(not int, again context.Context) int {
 }
 
 // sample is draw by a look at all.
-func (g group) sample(not int, again context.Context) int {
+func (g *group) sample(not int, again context.Context) int {
 	found, sum := -1, 0.0
-	for i := range g {
-		if i == not || tried(again, g[i].Endpoint) {
+	for i := range g.members {
+		if i == not || tried(again, g.members[i].Endpoint) {
 			continue
 		}
-		w := g[i].weight
+		w := g.members[i].weight
 		sum += w
 		if found < 0 || rand.Float64()*sum < w {
 			found = i
@@ -122,7 +138,8 @@ func lessLoaded(a, b *member) *Endpoint {
 
 // cheaper returns a or b. An endpoint costs its average latency for each
 // attempt in flight and the new one; one with half the weight has attempts that
-// count twice.
+// count twice. Of two with different weights it is a, which was drawn first by
+// them, unless b costs a quarter less: else equal costs would make equal shares.
 //
 // One without a sample gets a first attempt before all others, and until that
 // is answered counts as twice as slow as what it is compared with: it is not
@@ -149,7 +166,11 @@ func cheaper(now int64, a, b *member) *Endpoint {
 		}
 		slowB = 2 * slowA
 	}
-	if slowB*(loadB+1) < slowA*(loadA+1) {
+	least := slowA * (loadA + 1)
+	if a.weight != b.weight {
+		least *= 0.75
+	}
+	if slowB*(loadB+1) < least {
 		return b.Endpoint
 	}
 	return a.Endpoint

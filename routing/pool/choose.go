@@ -39,7 +39,7 @@ func (p *Pool) Chooser(candidates []*Endpoint) *Chooser {
 // It takes no lock, does not allocate but after a change, and changes nothing
 // but whose turn it is: [Endpoint.Begin] must follow.
 func (c *Chooser) Choose(ctx context.Context, r Request) *Endpoint {
-	return c.choose(ctx, c.pool.clock(time.Now()), r)
+	return c.choose(ctx, int64(time.Since(c.pool.epoch)), r) // cheaper than time.Now
 }
 
 func (c *Chooser) choose(ctx context.Context, now int64, r Request) *Endpoint {

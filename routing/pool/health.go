@@ -57,7 +57,6 @@ func (p *Pool) checks(v *version) {
 	defer timer.Stop()
 	for v.ctx.Err() == nil {
 		now := time.Now()
-		probes = p.probes(probes, h, now)
 		next := now.Add(time.Hour)
 		for _, pr := range probes {
 			switch {
@@ -76,6 +75,7 @@ func (p *Pool) checks(v *version) {
 		case <-v.ctx.Done():
 		case <-timer.C:
 		case <-changed:
+			probes = p.probes(probes, h, time.Now())
 		case a := <-answers:
 			busy--
 			a.of.busy = false

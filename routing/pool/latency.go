@@ -28,13 +28,26 @@ func unpack(word uint64) (average float64, ms uint32) {
 	return float64(math.Float32frombits(uint32(word >> 32))), uint32(word)
 }
 
-// weight is what is left at the time at of a sample of the time ms.
+// The factors of weight: of single ms, and of multiples of 256 of them.
+var fine, coarse = func() (fine, coarse [256]float64) {
+	for i := range fine {
+		fine[i] = math.Exp(-float64(i) / float64(decay/time.Millisecond))
+		coarse[i] = math.Exp(-float64(i<<8) / float64(decay/time.Millisecond))
+	}
+	return fine, coarse
+}()
+
+// weight is what is left at the time at of a sample of the time ms, e to the
+// power of -passed/decay.
 func weight(ms uint32, at int64) float64 {
 	passed := int32(uint32(at/int64(time.Millisecond)) - ms)
-	if passed <= 0 { // another goroutine has a later time
+	switch {
+	case passed <= 0: // another goroutine has a later time
 		return 1
+	case passed>>8 >= int32(len(coarse)):
+		return math.Exp(-float64(passed) / float64(decay/time.Millisecond))
 	}
-	return math.Exp(-float64(passed) / float64(decay/time.Millisecond))
+	return coarse[passed>>8] * fine[passed&0xff]
 }
 
 // at returns the average in ns, or 0 if there is no sample.

@@ -49,8 +49,9 @@ type Pool struct {
 
 	ejecting sync.Mutex // so that two ejections do not pass the ceiling together
 
-	watching sync.Mutex
-	watchers map[*watcher]struct{}
+	watching   sync.Mutex
+	watchers   map[*watcher]struct{}
+	transports map[*Transport]struct{}
 
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -103,7 +104,7 @@ func New(cfg Config) (*Pool, error) {
 	}
 	p := &Pool{
 		epoch: time.Now(), wake: make(chan struct{}, 1), outs: make(chan struct{}, 1), first: make(chan struct{}), ready: make(chan struct{}),
-		watchers: map[*watcher]struct{}{}, stopped: make(chan struct{}),
+		watchers: map[*watcher]struct{}{}, transports: map[*Transport]struct{}{}, stopped: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	v := p.newVersion(cfg)

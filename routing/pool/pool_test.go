@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,6 +42,33 @@ func TestConfigFaults(t *testing.T) {
 		{"Ejection.Base", func(c *Config) { c.Ejection.Base = -1 }},
 		{"Ejection.Max", func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Minute, time.Second }},
 		{"Ejection.MaxPercent", func(c *Config) { c.Ejection.MaxPercent = 101 }},
+		{"Ejection.FailurePercent", func(c *Config) { c.Ejection.FailurePercent = 101 }},
+		{"Ejection.MinSamples", func(c *Config) { c.Ejection.MinSamples = -1 }},
+		{"Ejection.Window", func(c *Config) { c.Ejection.Window = time.Millisecond }},
+		{"MinHealthPercent", func(c *Config) { c.MinHealthPercent = 101 }},
+		{"Selector", func(c *Config) { c.Selector = map[string]string{"": "x"} }},
+		{"Selector", func(c *Config) {
+			c.Selector = map[string]string{}
+			for i := range 17 {
+				c.Selector[strconv.Itoa(i)] = ""
+			}
+		}},
+		{"Balancer", func(c *Config) { c.Balancer = RingHash + 1 }},
+		{"HashKey is required", func(c *Config) { c.Balancer = RingHash }},
+		{"HashKey has more", func(c *Config) { c.Balancer, c.HashKey = RingHash, HashKey{Header: "a", Consumer: true} }},
+		{"HashKey is for RingHash", func(c *Config) { c.HashKey.ClientAddress = true }},
+		{"HashKey.Header", func(c *Config) { c.Balancer, c.HashKey.Header = RingHash, "a b" }},
+		{"HashKey.Cookie", func(c *Config) { c.Balancer, c.HashKey.Cookie = RingHash, "a;" }},
+		{"HashKey.Query", func(c *Config) { c.Balancer, c.HashKey.Query = RingHash, long(254) }},
+		{"HashKey.BoundedLoad", func(c *Config) { c.Balancer, c.HashKey = RingHash, HashKey{Consumer: true, BoundedLoad: 100} }},
+		{"Zone", func(c *Config) { c.Zone = "a b" }},
+		{"ZoneLoad", func(c *Config) { c.ZoneLoad = 99 }},
+		{"Warmup.Duration", func(c *Config) { c.Warmup.Duration = -1 }},
+		{"Warmup.MinimumPercent", func(c *Config) { c.Warmup.MinimumPercent = 101 }},
+		{"Warmup.Aggression", func(c *Config) { c.Warmup.Aggression = math.NaN() }},
+		{`Resolver: the weight -1 of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Weight: -1}) }},
+		{`Resolver: the zone "
+" of a:1`, func(c *Config) { c.Resolver = StaticTargets(Target{Address: "a:1", Zone: "\n"}) }},
 	} {
 		t.Run(tt.field, func(t *testing.T) {
 			t.Parallel()
@@ -450,7 +479,7 @@ func TestMaxEndpoints(t *testing.T) {
 			many = append(many, fmt.Sprintf("10.%d.%d.%d:80", i>>16, i>>8&0xff, i&0xff))
 		}
 		b, o := &book{addrs: many}, &recorder{}
-		p := newPool(t, b, func(c *Config) { c.Observer = o })
+		p := newPool(t, b, func(c *Config) { c.Observer, c.Interval = o, 5*time.Second })
 		require.NoError(t, p.WaitReady(t.Context()))
 		time.Sleep(10 * time.Second)
 		assert.Len(t, p.Endpoints(), 1_000)

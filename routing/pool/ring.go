@@ -76,7 +76,7 @@ type walker struct {
 func newWalk(r *ring, key HashKey, v *view) *walk {
 	w := &walk{ring: r, key: newFinder(key), members: make([]walker, len(r.addrs))}
 	add := func(g group, near bool) {
-		for _, m := range g {
+		for _, m := range g.members {
 			if i, ok := slices.BinarySearch(r.addrs, m.addr); ok {
 				w.members[i] = walker{m.Endpoint, near}
 				w.weights += float64(m.Endpoint.weight)

@@ -89,20 +89,28 @@ func (t *Target) selected(selector map[string]string) bool {
 // one spelling and order, each address once, and at most limit of them, and how
 // many there were.
 func canonical(targets []Target, selector map[string]string, limit int) (kept []Target, total int, err error) {
-	kept = make([]Target, 0, min(len(targets), limitMaxEndpoints))
-	for _, t := range targets {
+	type place struct {
+		addr string
+		from int // of targets
+	}
+	places := make([]place, 0, min(len(targets), limitMaxEndpoints))
+	for i, t := range targets {
 		c, err := t.canonical()
 		if err != nil {
 			return nil, 0, err
 		}
 		if c.selected(selector) {
-			kept = append(kept, c)
+			places = append(places, place{c.Address, i})
 		}
 	}
-	slices.SortStableFunc(kept, func(a, b Target) int { return cmp.Compare(a.Address, b.Address) })
-	kept = slices.CompactFunc(kept, func(a, b Target) bool { return a.Address == b.Address })
-	total = len(kept)
-	return kept[:min(total, limit)], total, nil
+	slices.SortFunc(places, func(a, b place) int { return cmp.Or(strings.Compare(a.addr, b.addr), a.from-b.from) })
+	places = slices.CompactFunc(places, func(a, b place) bool { return a.addr == b.addr })
+	total = len(places)
+	for _, p := range places[:min(total, limit)] {
+		t, _ := targets[p.from].canonical() // as above
+		kept = append(kept, t)
+	}
+	return kept, total, nil
 }
 
 // asTargets returns addrs without anything else.

@@ -30,7 +30,8 @@ import (
 // An attempt is in flight until the end or Close of the response's body, or of
 // an upgraded connection. Its latency is the time to the response's header.
 // Statuses 502, 503 and 504, and a gRPC answer without a message that says
-// UNAVAILABLE, are a [Failure], and so is a connection that breaks before the
+// UNAVAILABLE, are a [Failure], with [Ejection.Server5xx] the others from 500 on
+// as well, and so is a connection that breaks before the
 // answer; other answers are a [Success]. If no connection could be made, that
 // is [Unreachable]: it is [httptrace] that says so, which base has to support.
 // The end of the caller's context, a request body that cannot be read, a
@@ -40,12 +41,13 @@ func (p *Pool) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = http.DefaultTransport
 	}
-	return &transport{p, base}
+	return &transport{pool: p, base: base}
 }
 
 type transport struct {
 	pool *Pool
-	base http.RoundTripper
+	base http.RoundTripper // nil if there is own
+	own  *Transport        // whose connections are used
 }
 
 // ErrNoEndpoint is the [*gatemesh.Denial] of calls to a pool that has no
@@ -63,6 +65,8 @@ type flight struct {
 	trace         httptrace.ClientTrace
 	url           url.URL
 	answer        followed
+	at            time.Time // of the answer
+	conns         *conns    // which it came over, or nil
 }
 
 func (f *flight) getConn(string) {
@@ -83,13 +87,17 @@ func (f *flight) Read(b []byte) (int, error) {
 // RoundTrip implements [http.RoundTripper].
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	e, err := t.pool.pick(r)
+	var over *conns
+	if err == nil && t.own != nil {
+		over, err = t.own.to(e.addr)
+	}
 	if err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close() // the contract of RoundTripper; its error changes nothing
 		}
 		return nil, err
 	}
-	f := new(flight)
+	f := &flight{conns: over}
 	e.begin(r.Context(), time.Now(), &f.Attempt)
 	returned := false
 	defer func() {
@@ -97,7 +105,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			f.Done(time.Now(), Neutral)
 		}
 	}()
-	resp, err := t.base.RoundTrip(f.request(r, e.addr))
+	resp, err := t.send(f, f.request(r, e.addr))
 	returned = true
 	now := time.Now()
 	if err != nil || resp == nil { // net/http makes an error of the latter
@@ -108,7 +116,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	f.Answered(now, answered(resp))
+	f.at = now
+	f.Answered(now, answered(resp, e.pool.state.Load().version.Ejection.Server5xx))
 	resp.Request = r
 	if resp.Body == nil || resp.Body == http.NoBody {
 		f.Done(now, Neutral)
@@ -116,6 +125,13 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		resp.Body = f.follow(resp.Body)
 	}
 	return resp, nil
+}
+
+func (t *transport) send(f *flight, r *http.Request) (*http.Response, error) {
+	if t.own != nil {
+		return t.own.send(f.conns, r)
+	}
+	return t.base.RoundTrip(r)
 }
 
 // CloseIdleConnections closes those of base, for [http.Client].
@@ -196,9 +212,9 @@ func isDial(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-func answered(resp *http.Response) Result {
-	switch resp.StatusCode {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+func answered(resp *http.Response, server5xx bool) Result {
+	switch s := resp.StatusCode; {
+	case s == http.StatusBadGateway, s == http.StatusServiceUnavailable, s == http.StatusGatewayTimeout, server5xx && s >= 500:
 		return Failure
 	}
 	if s := resp.Header["Grpc-Status"]; len(s) == 1 && s[0] == "14" {
@@ -233,7 +249,7 @@ type followed struct {
 func (b *followed) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		b.flight.Done(time.Now(), Neutral)
+		b.flight.ended(time.Now())
 	}
 	return n, err
 }
@@ -242,6 +258,16 @@ func (b *followed) Close() error {
 	err := b.ReadCloser.Close()
 	b.flight.Done(time.Now(), Neutral)
 	return err
+}
+
+// ended is called at the end of a body. The server may have taken the connection
+// for idle since it has written the answer, and we do since now: if that is much
+// later, it is not used again.
+func (f *flight) ended(now time.Time) {
+	f.Done(now, Neutral)
+	if f.conns != nil {
+		f.conns.read(now.Sub(f.at))
+	}
 }
 
 type followedConn struct {

@@ -19,7 +19,10 @@ type view struct {
 }
 
 // group is endpoints that share calls by their weights.
-type group []member
+type group struct {
+	members []member
+	uneven  bool // there are different weights
+}
 
 type member struct {
 	*Endpoint
@@ -56,14 +59,14 @@ func newView(s *state, changes uint64, now int64, list []*Endpoint) *view {
 		}
 		m := member{e, float64(e.weight) * part}
 		if cfg.Zone != "" && e.zone == cfg.Zone {
-			v.near, near = append(v.near, m), near+m.weight
+			v.near.members, near = append(v.near.members, m), near+m.weight
 		} else {
-			v.far, far = append(v.far, m), far+m.weight
+			v.far.members, far = append(v.far.members, m), far+m.weight
 		}
 	}
 	v.nearShare = nearShare(near, far, zones(list), cfg.ZoneLoad)
 	if v.nearShare == 1 && cfg.Balancer != RingHash {
-		v.far = nil
+		v.far = group{}
 	}
 	v.near.scale()
 	v.far.scale()
@@ -96,13 +99,15 @@ func nearShare(near, far float64, zones, zoneLoad int) float64 {
 	return min(1, float64(zoneLoad)/100*float64(zones)*near/(near+far))
 }
 
-func (g group) scale() {
+func (g *group) scale() {
 	greatest := 0.0
-	for _, m := range g {
+	for _, m := range g.members {
 		greatest = max(greatest, m.weight)
 	}
-	for i := range g {
-		g[i].weight /= greatest
+	for i := range g.members {
+		m := &g.members[i]
+		m.weight /= greatest
+		g.uneven = g.uneven || m.weight != 1
 	}
 }
 
@@ -121,7 +126,10 @@ func (w *Warmup) part(passed int64) (part float64, left time.Duration) {
 
 // warmSince returns when e came in the last time, as of now.
 func (e *Endpoint) warmSince(now int64) int64 {
-	since := max(e.joined, e.wellAt.Load())
+	since := e.joined
+	if well := e.wellAt.Load(); well > 0 {
+		since = max(since, well)
+	}
 	if out := e.out.Load(); out > 0 && out <= now {
 		since = max(since, out)
 	}
