@@ -3,170 +3,101 @@ package pool
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// Choose returns the endpoint among candidates that the next attempt of the
-// call in ctx should go to, or nil if there are none. It takes the cheaper of
-// two that it draws at random, from those that are not ejected, and of these
-// from those that the call has not tried yet, as far as there are any. See the
-// package documentation for costs and ejection.
-//
-// It takes no lock, does not allocate, and is safe for concurrent use. It
-// changes nothing: [Endpoint.Begin] must follow.
-func (p *Pool) Choose(ctx context.Context, candidates []*Endpoint) *Endpoint {
-	return p.choose(ctx, p.clock(time.Now()), candidates)
+// Chooser chooses among endpoints of a pool: among all of them for HTTP, among
+// those with a connection for gRPC. Its methods are safe for concurrent use.
+// Make it with [Pool.Chooser].
+type Chooser struct {
+	pool *Pool
+	list []*Endpoint
+	// turn counts the picks of round robin, in our zone and in others.
+	near, far atomic.Uint64
+	view      atomic.Pointer[view]
+	viewing   atomic.Bool // somebody makes the next view
 }
 
-func (p *Pool) choose(ctx context.Context, now int64, candidates []*Endpoint) *Endpoint {
-	n := len(candidates)
-	switch n {
+// Chooser returns a Chooser for candidates, which [Pool.Watch] has told of. It
+// keeps a copy. It follows changes of the configuration, but not of the list.
+func (p *Pool) Chooser(candidates []*Endpoint) *Chooser {
+	c := &Chooser{pool: p, list: slices.Clone(candidates)}
+	c.near.Store(uint64(rand.Uint32())) // replicas do not begin with the same endpoint
+	c.far.Store(uint64(rand.Uint32()))
+	return c
+}
+
+// Choose returns the endpoint that the next attempt of the call in ctx should go
+// to, or nil if there are none: as [Config.Balancer] says, from those that are
+// in, and of these from those that the call has not tried yet, as far as there
+// are any. See the package documentation. r is what a HashKey may be in.
+//
+// It takes no lock, does not allocate but after a change, and changes nothing
+// but whose turn it is: [Endpoint.Begin] must follow.
+func (c *Chooser) Choose(ctx context.Context, r Request) *Endpoint {
+	return c.choose(ctx, c.pool.clock(time.Now()), r)
+}
+
+func (c *Chooser) choose(ctx context.Context, now int64, r Request) *Endpoint {
+	switch len(c.list) {
 	case 0:
 		return nil
 	case 1:
-		return candidates[0]
+		return c.list[0]
 	}
-	f := filter{now: now, ejected: p.anyOut(now)}
-	if c := gatemesh.FromContext(ctx); c != nil && c.Attempt() > 1 {
-		f.again = ctx
+	v := c.current(now)
+	var again context.Context // of a call that is tried again
+	call := gatemesh.FromContext(ctx)
+	if call != nil && call.Attempt() > 1 {
+		again = ctx
 	}
-	if f.ejected {
-		out := 0
-		for _, e := range candidates {
-			if e.out.Load() > now {
-				out++
-			}
+	if v.ring != nil {
+		if key, ok := v.ring.key.of(call, r); ok {
+			return v.ring.pick(key, v.nearShare, again)
 		}
-		// Beyond the ceiling, the few that are in could not carry the load.
-		f.ejected = out > 0 && out <= mayBeOut(n, p.state.Load().version.Ejection.MaxPercent)
 	}
-	i, j := draw(n)
-	if a, b := candidates[i], candidates[j]; f.passes(a) && f.passes(b) {
-		return cheaper(now, a, b)
+	first, second, turn, turn2 := v.near, v.far, &c.near, &c.far
+	if s := v.nearShare; s < 1 && (s == 0 || rand.Float64() >= s) {
+		first, second, turn, turn2 = second, first, turn2, turn
 	}
-	return rare(now, candidates, f)
+	if e := first.pick(v.balancer, now, turn, again); e != nil {
+		return e
+	}
+	if e := second.pick(v.balancer, now, turn2, again); e != nil {
+		return e
+	}
+	// All were tried, but are not known to be bad.
+	if e := first.pick(v.balancer, now, turn, nil); e != nil {
+		return e
+	}
+	return second.pick(v.balancer, now, turn2, nil)
 }
 
-// rare is choose where some candidates are to be left out.
-func rare(now int64, candidates []*Endpoint, f filter) *Endpoint {
-	for {
-		passing := 0
-		for _, e := range candidates {
-			if f.passes(e) {
-				passing++
-			}
-		}
-		switch {
-		case passing >= 2:
-			i, j := draw(passing)
-			a, b := nth(candidates, i, j, f)
-			return cheaper(now, a, b)
-		case passing == 1:
-			a, _ := nth(candidates, 0, -1, f)
-			return a
-		case f.again != nil:
-			f.again = nil // tried, but not known to be bad
-		default:
-			f.ejected = false
-		}
+// current returns the view of now, or the last one while another goroutine
+// makes it.
+func (c *Chooser) current(now int64) *view {
+	v := c.view.Load()
+	if v != nil && v.changes == c.pool.changes.Load() && now < v.until {
+		return v
 	}
+	if v != nil && !c.viewing.CompareAndSwap(false, true) {
+		return v
+	}
+	changes := c.pool.changes.Load() // first: what comes after it is seen the next time
+	n := newView(c.pool.state.Load(), changes, now, c.list)
+	c.view.Store(n)
+	if v != nil {
+		c.viewing.Store(false)
+	}
+	return n
 }
 
-// draw returns two different numbers below n, in random order.
-func draw(n int) (i, j int) {
-	i, j = rand.IntN(n), rand.IntN(n-1)
-	if j >= i {
-		j++
-	}
-	return i, j
-}
-
-// nth returns the endpoints number i and j of those that pass f. If others were
-// ejected in the meantime, it returns what passed last, or anything.
-func nth(candidates []*Endpoint, i, j int, f filter) (a, b *Endpoint) {
-	last := candidates[0]
-	n := 0
-	for _, e := range candidates {
-		if !f.passes(e) {
-			continue
-		}
-		if n == i {
-			a = e
-		}
-		if n == j {
-			b = e
-		}
-		last = e
-		n++
-	}
-	if a == nil {
-		a = last
-	}
-	if b == nil {
-		b = last
-	}
-	return a, b
-}
-
-// filter says which endpoints are left out. The zero filter lets all pass.
-type filter struct {
-	now     int64
-	ejected bool            // leave out those that are ejected
-	again   context.Context // of a call that is tried again, whose endpoints are left out; nil for others
-}
-
-func (f *filter) passes(e *Endpoint) bool {
-	return !(f.ejected && e.out.Load() > f.now) && !(f.again != nil && gatemesh.TriedEndpoint(f.again, e.addr))
-}
-
-// cheaper returns a or b. An endpoint costs its average latency for each
-// attempt in flight and the new one.
-//
-// One without a sample gets a first attempt before all others, and until that
-// is answered counts as twice as slow as what it is compared with: it is not
-// flooded before it has shown anything, and not starved if its first attempt is
-// a stream that never shows a latency. One that failed before it had a sample,
-// as a pod that was in the DNS before it listened, gets another first attempt
-// after a while.
-func cheaper(now int64, a, b *Endpoint) *Endpoint {
-	loadA, loadB := float64(a.inflight.Load()), float64(b.inflight.Load())
-	slowA, slowB := a.latency.at(now), b.latency.at(now)
-	newA, newB := slowA == 0, slowB == 0
-	switch {
-	case newA && newB:
-		// Equal but for what failed, and the load.
-		slowA, slowB = 1+float64(a.failures.Load()), 1+float64(b.failures.Load())
-	case newA:
-		if loadA == 0 && a.untried(now) {
-			return a
-		}
-		slowA = 2 * slowB
-	case newB:
-		if loadB == 0 && b.untried(now) {
-			return b
-		}
-		slowB = 2 * slowA
-	}
-	if slowB*(loadB+1) < slowA*(loadA+1) {
-		return b
-	}
-	return a
-}
-
-// untried reports whether e, which has no sample, is to have its first attempt
-// or, if that failed, another one: when it is back from an ejection, or else in
-// a second, and twice as late after each further failure, up to a minute.
-func (e *Endpoint) untried(now int64) bool {
-	n := e.failures.Load()
-	if n == 0 {
-		return true
-	}
-	at := e.failedAt.Load()
-	due := at + int64(min(time.Second<<min(n-1, 6), time.Minute))
-	if out := e.out.Load(); out > at {
-		due = out
-	}
-	return now >= due
+// ByHeader reports whether Choose looks at the fields of its Request.
+func (c *Chooser) ByHeader() bool {
+	s := c.pool.state.Load()
+	return s != nil && (s.version.HashKey.Header != "" || s.version.HashKey.Cookie != "")
 }

@@ -1,6 +1,32 @@
 package pool
 
-import "time"
+import (
+	"fmt"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// reason is why an endpoint was ejected.
+type reason int32
+
+const (
+	reasonFailures reason = iota + 1
+	reasonRate
+	reasonUnreachable
+)
+
+func (r reason) String() string {
+	switch r {
+	case reasonFailures:
+		return "attempts have failed in a row"
+	case reasonRate:
+		return "more attempts have failed than at others"
+	case reasonUnreachable:
+		return "it cannot be connected to"
+	}
+	return ""
+}
 
 // mayBeOut returns how many of n endpoints may be ejected. One always stays.
 func mayBeOut(n, percent int) int { return max(0, min(n*percent/100, n-1)) }
@@ -18,42 +44,102 @@ func ejectFor(cfg *Ejection, now, lastOut, repeats int64) (d time.Duration, agai
 	return min(d, cfg.Max), min(repeats+1, 32)
 }
 
+// worked takes in an attempt that went well.
+func (e *Endpoint) worked(at int64) {
+	if e.failures.Load() != 0 {
+		e.failures.Store(0)
+	}
+	e.recent.add(at, e.pool.state.Load().version.Ejection.Window, false)
+}
+
+// failed counts a failure of an attempt that began at began, and ejects e if it
+// was one too many.
+func (e *Endpoint) failed(began, at int64, unreachable bool) {
+	s := e.pool.state.Load()
+	cfg := &s.version.Ejection
+	e.failedAt.Store(at)
+	n := e.failures.Add(1)
+	e.recent.add(at, cfg.Window, true)
+	// Attempts that were under way when e was ejected say nothing new.
+	if cfg.Disable || began < e.out.Load() {
+		return
+	}
+	switch {
+	case unreachable:
+		e.pool.eject(e, began, at, reasonUnreachable)
+	case n >= int64(cfg.Failures):
+		e.pool.eject(e, began, at, reasonFailures)
+	default:
+		if failed, all := e.recent.at(at, cfg.Window); all >= cfg.MinSamples && failed*100 >= all*cfg.FailurePercent {
+			e.pool.eject(e, began, at, reasonRate)
+		}
+	}
+}
+
 // eject takes e out unless too many are out already, or it is not alone with
 // its failures: then they are those of the requests, or of what all endpoints
 // depend on, and others would answer no better.
-func (p *Pool) eject(e *Endpoint, began, now int64, unreachable bool) {
-	p.ejecting.Lock()
-	defer p.ejecting.Unlock()
-	if began < e.out.Load() { // another attempt was faster
+func (p *Pool) eject(e *Endpoint, began, now int64, why reason) {
+	s, ejected := p.tryEject(e, began, now, why)
+	if !ejected {
 		return
 	}
-	s := p.state.Load()
+	p.dropIdle(e)
+	p.tellChange(s.version, gatemesh.EventFault, fmt.Sprintf("the endpoint %s is ejected for %v: %v", e.addr, time.Duration(e.out.Load()-now).Round(time.Millisecond), why))
+	select {
+	case p.outs <- struct{}{}: // whoever tells of returns
+	default:
+	}
+}
+
+func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, ejected bool) {
+	p.ejecting.Lock()
+	defer p.ejecting.Unlock()
+	s = p.state.Load()
+	if began < e.out.Load() { // another attempt was faster
+		return s, false
+	}
+	cfg := &s.version.Ejection
 	out, failing, member := 0, 0, false
+	othersFailed, others := 0, 0
 	for _, o := range s.endpoints {
-		member = member || o == e
+		same := o.measured == e.measured
+		member = member || same
 		if o.failures.Load() > 0 {
 			failing++ // e, too
 		}
-		if o.out.Load() > now {
+		if !o.isIn(now) {
 			out++
 		}
+		if why == reasonRate && !same {
+			failed, all := o.recent.at(now, cfg.Window)
+			othersFailed, others = othersFailed+failed, others+all
+		}
 	}
-	cfg := &s.version.Ejection
+	if e.unhealthy.Load() {
+		out-- // it is out already
+	}
 	if !member || out >= mayBeOut(len(s.endpoints), cfg.MaxPercent) {
-		return
+		return s, false
 	}
-	if !unreachable && 2*failing > len(s.endpoints) {
-		return
+	switch why {
+	case reasonFailures:
+		if 2*failing > len(s.endpoints) {
+			return s, false
+		}
+	case reasonRate:
+		if failed, all := e.recent.at(now, cfg.Window); !cfg.isOutlier(failed, all, othersFailed, others) {
+			return s, false
+		}
 	}
 	d, repeats := ejectFor(cfg, now, e.out.Load(), e.repeats.Load())
 	e.repeats.Store(repeats)
-	until := now + int64(d)
+	e.ejections.Add(1)
+	e.reason.Store(int32(why))
+	e.told.Store(true)
 	// Back in, the next failure of any kind is one too many.
 	e.failures.Store(max(e.failures.Load(), int64(cfg.Failures)))
-	p.lastOut.Store(max(p.lastOut.Load(), until)) // first: choose looks there first
-	e.out.Store(until)
+	e.out.Store(now + int64(d))
+	p.changes.Add(1)
+	return s, true
 }
-
-// anyOut reports whether an endpoint may be ejected at now, so that choosing
-// need not look at each while all is well.
-func (p *Pool) anyOut(now int64) bool { return p.lastOut.Load() > now }

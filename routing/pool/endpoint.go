@@ -14,21 +14,41 @@ import (
 // Its methods are safe for concurrent use; the zero Endpoint belongs to no pool
 // and is of no use.
 type Endpoint struct {
-	addr string
-	pool *Pool
+	addr, zone string
+	weight     int
+	pool       *Pool
+	*measured
+}
 
+// measured is what attempts and checks have shown. It outlives an Endpoint whose
+// zone or weight has changed.
+type measured struct {
+	joined   int64 // when it was found first, as the pool's clock counts
 	inflight atomic.Int64
 	latency  latency
 	failures atomic.Int64 // in a row
 	failedAt atomic.Int64 // the last of them, as the pool's clock counts
+	recent   window
 	// out is when the ejection ends, as the pool's clock counts; 0 is never
 	// ejected. It stays when it has passed, so that repeats are seen.
-	out     atomic.Int64
-	repeats atomic.Int64 // ejections so far; changed under Pool.ejecting
+	out       atomic.Int64
+	repeats   atomic.Int64 // ejections that make the next one longer; changed under Pool.ejecting
+	ejections atomic.Int64 // all of them
+	reason    atomic.Int32 // of the last one
+	told      atomic.Bool  // that it is ejected, and not yet that it is back
+
+	unhealthy atomic.Bool
+	wellAt    atomic.Int64 // when it was healthy again; 0 is never
 }
 
 // Address returns "host:port".
 func (e *Endpoint) Address() string { return e.addr }
+
+// Zone returns where the endpoint runs, or "" if nobody says.
+func (e *Endpoint) Zone() string { return e.zone }
+
+// Weight returns the share of the endpoint beside others, at least 1.
+func (e *Endpoint) Weight() int { return e.weight }
 
 // String returns the address.
 func (e *Endpoint) String() string { return e.addr }
@@ -102,9 +122,9 @@ func (a *Attempt) Answered(now time.Time, r Result) {
 	switch r {
 	case Success:
 		e.latency.observe(at, took)
-		e.failures.Store(0)
+		e.worked(at)
 	case Streamed:
-		e.failures.Store(0)
+		e.worked(at)
 	case TimedOut:
 		e.latency.atLeast(at, took)
 	case Failure:
@@ -123,45 +143,4 @@ func (a *Attempt) Done(now time.Time, r Result) {
 	if a.done.CompareAndSwap(false, true) {
 		a.endpoint.inflight.Add(-1)
 	}
-}
-
-// failed counts a failure of an attempt that began at began, and ejects e if it
-// was one too many.
-func (e *Endpoint) failed(began, at int64, unreachable bool) {
-	e.failedAt.Store(at)
-	n := e.failures.Add(1)
-	cfg := &e.pool.state.Load().version.Ejection
-	if cfg.Disable || !unreachable && n < int64(cfg.Failures) {
-		return
-	}
-	// Attempts that were under way when e was ejected say nothing new.
-	if began < e.out.Load() {
-		return
-	}
-	e.pool.eject(e, began, at, unreachable)
-}
-
-// EndpointStatus is what a pool knows of an endpoint at one moment, for pages
-// and tests.
-type EndpointStatus struct {
-	Address  string
-	InFlight int
-	// Latency is the peak EWMA of the time to an answer; 0 is not known yet.
-	Latency time.Duration
-	// Failures is how many attempts in a row have failed.
-	Failures int
-	// EjectedUntil is when the endpoint is used again. It is zero if it is in use.
-	EjectedUntil time.Time
-}
-
-func (e *Endpoint) status(now time.Time) EndpointStatus {
-	at := e.pool.clock(now)
-	s := EndpointStatus{
-		Address: e.addr, InFlight: int(e.inflight.Load()), Failures: int(e.failures.Load()),
-		Latency: time.Duration(e.latency.at(at)),
-	}
-	if out := e.out.Load(); out > at {
-		s.EjectedUntil = now.Add(time.Duration(out - at))
-	}
-	return s
 }

@@ -1,7 +1,9 @@
 package pool
 
 import (
+	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -9,11 +11,11 @@ import (
 )
 
 // learn takes in what a lookup with v found at now.
-func (p *Pool) learn(v *version, addrs []string, err error, now time.Time) {
-	var found []string
+func (p *Pool) learn(v *version, targets []Target, err error, now time.Time) {
+	var found []Target
 	total := 0
 	if err == nil {
-		found, total, err = canonical(addrs, v.MaxEndpoints)
+		found, total, err = canonical(targets, v.Selector, v.MaxEndpoints)
 	}
 	if err == nil && total == 0 {
 		err = errNobody
@@ -41,9 +43,9 @@ func (p *Pool) learn(v *version, addrs []string, err error, now time.Time) {
 
 // succeeded makes found the endpoints. It returns what is new to say, if
 // anything. Its caller holds p.mu.
-func (p *Pool) succeeded(s *state, found []string, total int, now time.Time) (e gatemesh.Event) {
-	if !slices.EqualFunc(s.endpoints, found, func(e *Endpoint, addr string) bool { return e.addr == addr }) {
-		p.state.Store(&state{s.version, p.merge(s, found, now)})
+func (p *Pool) succeeded(s *state, found []Target, total int, now time.Time) (e gatemesh.Event) {
+	if !slices.EqualFunc(s.endpoints, found, (*Endpoint).is) {
+		p.use(s.version, p.merge(s, found, now))
 	}
 	crowded := total > len(found)
 	switch {
@@ -67,14 +69,23 @@ type lostEndpoint struct {
 	since time.Time
 }
 
+// is reports whether e is as t says.
+func (e *Endpoint) is(t Target) bool {
+	return e.addr == t.Address && e.zone == t.Zone && e.weight == t.Weight
+}
+
 // merge returns an Endpoint for each of found, which is in order: those of s
 // that stay, those that were lost a short time ago, and new ones.
-func (p *Pool) merge(s *state, found []string, now time.Time) []*Endpoint {
+func (p *Pool) merge(s *state, found []Target, now time.Time) []*Endpoint {
 	merged := make([]*Endpoint, len(found))
 	keep := func(e *Endpoint) bool {
-		i, ok := slices.BinarySearch(found, e.addr)
-		if ok {
+		i, ok := slices.BinarySearchFunc(found, e.addr, func(t Target, addr string) int { return cmp.Compare(t.Address, addr) })
+		switch {
+		case !ok:
+		case e.is(found[i]):
 			merged[i] = e
+		default:
+			merged[i] = p.endpoint(found[i], e.measured)
 		}
 		return ok
 	}
@@ -85,12 +96,20 @@ func (p *Pool) merge(s *state, found []string, now time.Time) []*Endpoint {
 			p.lost = append(p.lost, lostEndpoint{e, now})
 		}
 	}
-	for i, addr := range found {
+	joined := p.clock(now)
+	if p.seen.IsZero() { // nobody was there before them
+		joined = math.MinInt64 / 2
+	}
+	for i, t := range found {
 		if merged[i] == nil {
-			merged[i] = &Endpoint{addr: addr, pool: p}
+			merged[i] = p.endpoint(t, &measured{joined: joined})
 		}
 	}
 	return merged
+}
+
+func (p *Pool) endpoint(t Target, m *measured) *Endpoint {
+	return &Endpoint{addr: t.Address, zone: t.Zone, weight: t.Weight, pool: p, measured: m}
 }
 
 // forget drops the endpoints that were lost so long ago that every ejection has
@@ -105,7 +124,7 @@ func (p *Pool) failed(s *state, err error, now time.Time) (e gatemesh.Event) {
 	stale := now.Sub(p.seen) >= s.version.MaxStale
 	switch {
 	case len(s.endpoints) > 0 && stale:
-		p.state.Store(&state{s.version, p.merge(s, nil, now)})
+		p.use(s.version, p.merge(s, nil, now))
 		e.Message = "endpoints cannot be looked up; the last good ones are too old and no longer used"
 	case p.failing != nil: // it has been said
 	case len(s.endpoints) > 0:

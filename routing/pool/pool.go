@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,7 @@ var (
 type Pool struct {
 	epoch   time.Time // where the clock of all endpoints begins
 	state   atomic.Pointer[state]
-	lastOut atomic.Int64 // end of the ejection that ends last
+	changes atomic.Uint64 // counts what makes views old
 	wake    chan struct{}
 	first   chan struct{} // closed when the first lookup has ended
 	ready   chan struct{} // closed when a lookup has found somebody
@@ -42,6 +43,9 @@ type Pool struct {
 	crowded bool           // the last good lookup found more than MaxEndpoints
 	seen    time.Time      // when the last good lookup ended
 	lost    []lostEndpoint // at most MaxEndpoints, for at most Ejection.Max
+
+	limit changeLimit   // of what is told of endpoints
+	outs  chan struct{} // somebody was ejected
 
 	ejecting sync.Mutex // so that two ejections do not pass the ceiling together
 
@@ -58,6 +62,26 @@ type Pool struct {
 type state struct {
 	version   *version
 	endpoints []*Endpoint // in the order of their addresses
+	chooser   *Chooser    // among all of them
+	ring      *ring       // nil unless the Balancer is RingHash
+}
+
+// use makes v and endpoints the state. Its callers hold p.mu.
+func (p *Pool) use(v *version, endpoints []*Endpoint) {
+	s := &state{version: v, endpoints: endpoints}
+	if old := p.state.Load(); old != nil && slices.Equal(old.endpoints, endpoints) {
+		s.chooser, s.ring = old.chooser, old.ring
+	} else {
+		s.chooser = p.Chooser(endpoints)
+	}
+	switch {
+	case v.Balancer != RingHash:
+		s.ring = nil
+	case s.ring == nil:
+		s.ring = newRing(endpoints)
+	}
+	p.state.Store(s)
+	p.changes.Add(1)
 }
 
 // version is one version of the configuration. Its context ends when it is
@@ -77,12 +101,12 @@ func New(cfg Config) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{
-		epoch: time.Now(), wake: make(chan struct{}, 1), first: make(chan struct{}), ready: make(chan struct{}),
+		epoch: time.Now(), wake: make(chan struct{}, 1), outs: make(chan struct{}, 1), first: make(chan struct{}), ready: make(chan struct{}),
 		watchers: map[*watcher]struct{}{}, stopped: make(chan struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	v := p.newVersion(cfg)
-	p.state.Store(&state{version: v})
+	p.use(v, nil)
 	if s, ok := cfg.Resolver.(static); ok {
 		p.learn(v, s, nil, time.Now())
 	}
@@ -114,7 +138,7 @@ func (p *Pool) Update(cfg Config) error {
 		return errClosed
 	}
 	old, v := p.state.Load(), p.newVersion(cfg)
-	p.state.Store(&state{v, old.endpoints})
+	p.use(v, old.endpoints)
 	p.mu.Unlock()
 	if s, ok := cfg.Resolver.(static); ok {
 		p.learn(v, s, nil, time.Now())
@@ -170,21 +194,6 @@ func (p *Pool) Refresh() {
 	}
 }
 
-// Endpoints returns what is known of each endpoint, in the order of their
-// addresses.
-func (p *Pool) Endpoints() []EndpointStatus {
-	s := p.state.Load()
-	if s == nil {
-		return nil
-	}
-	now := time.Now()
-	all := make([]EndpointStatus, len(s.endpoints))
-	for i, e := range s.endpoints {
-		all[i] = e.status(now)
-	}
-	return all
-}
-
 // clock returns now as the atomics of endpoints hold it: ns since epoch, which
 // the wall clock cannot set back.
 func (p *Pool) clock(now time.Time) int64 { return int64(now.Sub(p.epoch)) }
@@ -208,12 +217,13 @@ func (p *Pool) looked() bool {
 
 func (p *Pool) run() {
 	defer close(p.stopped)
-	timer := time.NewTimer(time.Hour)
+	timer, back := time.NewTimer(time.Hour), time.NewTimer(time.Hour)
 	defer timer.Stop()
+	defer back.Stop()
 	for p.ctx.Err() == nil {
 		v, began := p.state.Load().version, time.Now()
 		p.look(v)
-		p.rest(v, began, timer)
+		p.rest(v, began, timer, back)
 	}
 }
 
@@ -221,32 +231,40 @@ func (p *Pool) run() {
 func (p *Pool) look(v *version) {
 	ctx, cancel := context.WithTimeout(v.ctx, v.Timeout)
 	defer cancel()
-	addrs, err := resolve(ctx, v.Resolver)
+	targets, err := resolve(ctx, v.Resolver)
 	if v.ctx.Err() == nil { // else closed, or another version asks
-		p.learn(v, addrs, err, time.Now())
+		p.learn(v, targets, err, time.Now())
 	}
 }
 
 // resolve asks r, whose panic must not end the process.
-func resolve(ctx context.Context, r Resolver) (addrs []string, err error) {
+func resolve(ctx context.Context, r Resolver) (targets []Target, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			addrs, err = nil, fmt.Errorf("the resolver panicked: %v", v)
+			targets, err = nil, fmt.Errorf("the resolver panicked: %v", v)
 		}
 	}()
-	return r.Resolve(ctx)
+	if t, ok := r.(TargetResolver); ok {
+		return t.Targets(ctx)
+	}
+	addrs, err := r.Resolve(ctx)
+	return asTargets(addrs), err
 }
 
-// rest returns when it is time for the next lookup.
-func (p *Pool) rest(v *version, began time.Time, timer *time.Timer) {
+// rest returns when it is time for the next lookup. Until then it tells of
+// endpoints that are back.
+func (p *Pool) rest(v *version, began time.Time, timer, back *time.Timer) {
 	due := time.Now().Add(v.Interval - rand.N(v.Interval/5))
 	for {
 		timer.Reset(time.Until(due))
+		back.Reset(p.nextBack(v, time.Now()))
 		select {
 		case <-v.ctx.Done():
 			return
 		case <-timer.C:
 			return
+		case <-back.C:
+		case <-p.outs:
 		case <-p.wake:
 			if soonest := began.Add(v.Cooldown); soonest.Before(due) {
 				due = soonest

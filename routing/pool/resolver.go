@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -24,19 +23,27 @@ type Resolver interface {
 // which it keeps a copy. A host that is a name is resolved by whoever connects.
 // [New] and [Pool.Update] refuse it if an address is invalid or there is none,
 // and use it before they return.
-func Static(addrs ...string) Resolver { return static(slices.Clone(addrs)) }
+func Static(addrs ...string) Resolver { return static(asTargets(addrs)) }
 
-type static []string
+type static []Target
 
-func (s static) Resolve(context.Context) ([]string, error) { return s, nil }
+func (s static) Targets(context.Context) ([]Target, error) { return s, nil }
+
+func (s static) Resolve(context.Context) ([]string, error) {
+	addrs := make([]string, len(s))
+	for i := range s {
+		addrs[i] = s[i].Address
+	}
+	return addrs, nil
+}
 
 func (s static) fault() error {
 	var errs []error
 	if len(s) == 0 {
 		errs = append(errs, errors.New("Static needs an address"))
 	}
-	for _, a := range s {
-		if _, err := canonicalAddr(a); err != nil {
+	for _, t := range s {
+		if _, err := t.canonical(); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -75,21 +82,4 @@ func badAddr(s string) error {
 func validHost(s string) bool {
 	return len(s) >= 1 && len(s) <= maxNameLen && s[0] != '.' && !strings.Contains(s, "..") &&
 		strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
-}
-
-// canonical returns addrs in their one spelling and order, each once, and at
-// most limit of them, and how many there were.
-func canonical(addrs []string, limit int) (kept []string, total int, err error) {
-	kept = make([]string, 0, min(len(addrs), limitMaxEndpoints))
-	for _, a := range addrs {
-		c, err := canonicalAddr(a)
-		if err != nil {
-			return nil, 0, err
-		}
-		kept = append(kept, c)
-	}
-	slices.Sort(kept)
-	kept = slices.Compact(kept)
-	total = len(kept)
-	return kept[:min(total, limit)], total, nil
 }

@@ -143,7 +143,7 @@ func (p *Pool) pick(r *http.Request) (*Endpoint, error) {
 			return nil, ctx.Err()
 		}
 	}
-	if e := p.Choose(ctx, p.state.Load().endpoints); e != nil {
+	if e := p.state.Load().chooser.Choose(ctx, Request{r.Header, r.URL.RawQuery}); e != nil {
 		return e, nil
 	}
 	err := p.fault()

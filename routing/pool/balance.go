@@ -1,0 +1,172 @@
+package pool
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatemesh-go/gatemesh"
+)
+
+// draws is how often a draw by weights is made anew before all are looked at.
+const draws = 8
+
+// pick returns a member of g as b says, or nil if g has none, or none but those
+// that the call in again, which may be nil, was tried at. turn counts the picks
+// of round robin.
+func (g group) pick(b Balancer, now int64, turn *atomic.Uint64, again context.Context) *Endpoint {
+	if len(g) == 0 {
+		return nil
+	}
+	if b == RoundRobin {
+		return g.next(turn, again)
+	}
+	i := g.draw(-1, again)
+	if i < 0 {
+		return nil
+	}
+	if b == Random || len(g) == 1 {
+		return g[i].Endpoint
+	}
+	j := g.draw(i, again)
+	switch {
+	case j < 0:
+		return g[i].Endpoint
+	case b == LeastRequest:
+		return lessLoaded(&g[i], &g[j])
+	}
+	return cheaper(now, &g[i], &g[j])
+}
+
+// next returns whose turn it is. Of every 1/weight rounds an endpoint takes part
+// in one, and they do not all begin with the same. To pass somebody over uses up
+// a turn: else the next one in the list would get it each time.
+func (g group) next(turn *atomic.Uint64, again context.Context) *Endpoint {
+	const whole = 1 << 16
+	n := uint64(len(g))
+	for range 2 * n { // one of weight 1 takes part in each round
+		t := turn.Add(1)
+		i, round := t%n, t/n
+		m := &g[i]
+		if w := uint64(m.weight * whole); w < whole {
+			w = max(w, 1)
+			if (w*round+i*(whole/2))%whole < whole-w {
+				continue
+			}
+		}
+		if !tried(again, m.Endpoint) {
+			return m.Endpoint
+		}
+	}
+	if i := g.sample(-1, again); i >= 0 {
+		return g[i].Endpoint
+	}
+	return nil
+}
+
+// draw returns the number of a member by chance and weight, another one than
+// not, or -1 if there is none.
+func (g group) draw(not int, again context.Context) int {
+	if again != nil {
+		return g.sample(not, again)
+	}
+	n := len(g)
+	if not >= 0 {
+		n--
+	}
+	if n == 0 {
+		return -1
+	}
+	for range draws {
+		i := rand.IntN(n)
+		if not >= 0 && i >= not {
+			i++
+		}
+		if w := g[i].weight; w == 1 || rand.Float64() < w {
+			return i
+		}
+	}
+	return g.sample(not, nil)
+}
+
+// sample is draw by a look at all.
+func (g group) sample(not int, again context.Context) int {
+	found, sum := -1, 0.0
+	for i := range g {
+		if i == not || tried(again, g[i].Endpoint) {
+			continue
+		}
+		w := g[i].weight
+		sum += w
+		if found < 0 || rand.Float64()*sum < w {
+			found = i
+		}
+	}
+	return found
+}
+
+// tried reports whether the call in again, which may be nil, was tried at e.
+func tried(again context.Context, e *Endpoint) bool {
+	return again != nil && gatemesh.TriedEndpoint(again, e.addr)
+}
+
+// lessLoaded returns the one of a and b with fewer attempts in flight for its
+// weight. Of equals it is a, which was drawn first.
+func lessLoaded(a, b *member) *Endpoint {
+	if float64(b.inflight.Load())*a.weight < float64(a.inflight.Load())*b.weight {
+		return b.Endpoint
+	}
+	return a.Endpoint
+}
+
+// cheaper returns a or b. An endpoint costs its average latency for each
+// attempt in flight and the new one; one with half the weight has attempts that
+// count twice.
+//
+// One without a sample gets a first attempt before all others, and until that
+// is answered counts as twice as slow as what it is compared with: it is not
+// flooded before it has shown anything, and not starved if its first attempt is
+// a stream that never shows a latency. One that failed before it had a sample,
+// as a pod that was in the DNS before it listened, gets another first attempt
+// after a while.
+func cheaper(now int64, a, b *member) *Endpoint {
+	loadA, loadB := float64(a.inflight.Load())/a.weight, float64(b.inflight.Load())/b.weight
+	slowA, slowB := a.latency.at(now), b.latency.at(now)
+	newA, newB := slowA == 0, slowB == 0
+	switch {
+	case newA && newB:
+		// Equal but for what failed, and the load.
+		slowA, slowB = 1+float64(a.failures.Load()), 1+float64(b.failures.Load())
+	case newA:
+		if loadA == 0 && a.untried(now) {
+			return a.Endpoint
+		}
+		slowA = 2 * slowB
+	case newB:
+		if loadB == 0 && b.untried(now) {
+			return b.Endpoint
+		}
+		slowB = 2 * slowA
+	}
+	if slowB*(loadB+1) < slowA*(loadA+1) {
+		return b.Endpoint
+	}
+	return a.Endpoint
+}
+
+// untried reports whether e, which has no sample, is to have its first attempt
+// or, if that failed, another one: when it is back from an ejection, or else in
+// a second, and twice as late after each further failure, up to a minute.
+func (e *Endpoint) untried(now int64) bool {
+	n := e.failures.Load()
+	if n == 0 {
+		return true
+	}
+	at := e.failedAt.Load()
+	due := at + int64(min(time.Second<<min(n-1, 6), time.Minute))
+	if out := e.out.Load(); out > at {
+		due = out
+	}
+	return now >= due
+}
