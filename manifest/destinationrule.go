@@ -8,18 +8,23 @@ import (
 
 // destinationRuleSpec is the spec of a DestinationRule.
 type destinationRuleSpec struct {
-	mark    `refused:"exportTo trafficPolicy workloadSelector" why:"exportTo=every reader of the folder sees it; workloadSelector=it is for every caller that reads the folder; trafficPolicy=TODO"`
-	Host    text     `json:"host" check:"required"`
-	Subsets []subset `json:"subsets"`
+	mark          `refused:"exportTo workloadSelector" why:"exportTo=every reader of the folder sees it; workloadSelector=it is for every caller that reads the folder"`
+	Host          text          `json:"host" check:"required"`
+	Subsets       []subset      `json:"subsets"`
+	TrafficPolicy trafficPolicy `json:"trafficPolicy"`
 }
 
 type subset struct {
-	mark   `refused:"trafficPolicy" why:"trafficPolicy=TODO"`
-	Name   text   `json:"name" check:"required format=label"`
-	Labels labels `json:"labels" check:"required"`
+	mark
+	Name          text          `json:"name" check:"required format=label"`
+	Labels        labels        `json:"labels" check:"required"`
+	TrafficPolicy trafficPolicy `json:"trafficPolicy"`
 }
 
 func (d *destinationRuleSpec) check(s scope) {
+	if d.Subsets == nil && !d.TrafficPolicy.present() {
+		s.fault(d.mark, "says nothing; it must have subsets or a trafficPolicy")
+	}
 	seen := make(names)
 	for i := range d.Subsets {
 		name := &d.Subsets[i].Name
@@ -38,6 +43,7 @@ func (set *Set) linkSubsets() map[service]map[string]bool {
 		if !ok {
 			continue
 		}
+		set.ruleOf[host] = d
 		if other := first[host]; other != nil {
 			d.scope.fault(d.Spec.Host.mark, "%s has a DestinationRule already: %s (%s)", host, other.name(), other.scope.position(other.Spec.Host.mark))
 		} else {

@@ -120,7 +120,7 @@ func formatFault(format, v string) string {
 			return "is not a number and its unit from 1ms to 1m, such as 5s"
 		}
 	case "path":
-		if v[0] != '/' {
+		if !strings.HasPrefix(v, "/") {
 			return "does not start with a slash"
 		}
 		if !pathForm.MatchString(v) {

@@ -31,6 +31,8 @@ type Set struct {
 	gatewayOf   map[string]*object[gatewaySpec]   // by namespace/name
 	attached    map[any][]attachment              // by HTTPRoute or GRPCRoute
 
+	ruleOf map[service]*object[destinationRuleSpec]
+
 	read   [sha256.Size]byte // sum of the files it was read from
 	broken map[string]bool   // kinds of which an object has faults
 	unread bool              // there are objects that nobody knows the names of
@@ -74,6 +76,7 @@ func newLoader() *loader {
 		namespaceOf: make(map[string]*object[namespaceSpec]),
 		gatewayOf:   make(map[string]*object[gatewaySpec]),
 		attached:    make(map[any][]attachment),
+		ruleOf:      make(map[service]*object[destinationRuleSpec]),
 		broken:      make(map[string]bool),
 	}}
 }

@@ -153,7 +153,10 @@ func (m *httpMatch) check(s scope) {
 		s.fault(m.IgnoreURICase.mark, "stands with an exact uri or a prefix, and has no effect on anything else")
 	}
 	for _, t := range []*text{&m.URI.Exact, &m.URI.Prefix} {
-		if wrong := formatFault("path", t.V); t.present() && wrong != "" {
+		if !t.present() {
+			continue
+		}
+		if wrong := formatFault("path", t.V); wrong != "" {
 			s.fault(t.mark, "%s %s", quote(t.V), wrong)
 		}
 	}
