@@ -201,6 +201,11 @@ func (c *Call) Method() string { return c.method }
 // without brackets. It is empty only for HTTP/1.0 without Host.
 func (c *Call) Host() string { return c.host }
 
+// Authority returns Host with the port that the caller named, unless that is the
+// default one of the scheme. IPv6 stands in brackets. It allocates if there is a
+// port.
+func (c *Call) Authority() string { return authority("", c) }
+
 // Path returns the escaped canonical path that the handler and the upstream
 // get; see [CanonicalPath]. For gRPC it is /package.Service/Method.
 func (c *Call) Path() string { return c.path }
@@ -383,7 +388,7 @@ func NewCall(in CallInfo) (*Call, error) {
 		return nil, err
 	}
 	c.matchPath = MatchForm(c.path)
-	if c.host, _, err = CanonicalHost(in.Host); err != nil {
+	if c.host, c.port, err = CanonicalHost(in.Host); err != nil {
 		return nil, err
 	}
 	if !validMethod(c.method) {

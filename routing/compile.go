@@ -3,16 +3,22 @@ package routing
 import (
 	"errors"
 	"fmt"
-	"net/textproto"
-	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// faults collects what is wrong with a Config.
-type faults struct{ errs []error }
+// faults collects what is wrong with a Config, and has what the parts of it are
+// checked against.
+type faults struct {
+	errs    []error
+	cfg     *Config
+	places  places
+	version func(*gatemesh.Call) string // as in table
+	retries bool                        // there is a layer that does
+}
 
 func (f *faults) add(at gatemesh.Position, format string, args ...any) {
 	prefix := "routing: "
@@ -24,39 +30,18 @@ func (f *faults) add(at gatemesh.Position, format string, args ...any) {
 
 // compile copies cfg into a table. It reports every fault at once.
 func compile(r *Router, cfg Config) (*table, error) {
-	t := &table{
-		router: r, observer: cfg.Observer,
-		hosts: map[string]*paths{}, wild: map[string]*paths{},
-	}
-	var f faults
+	t := &table{router: r, observer: cfg.Observer}
+	f := faults{cfg: &cfg}
 	members := f.upstreams(cfg.Upstreams, r.transport)
 	f.subsets(cfg.Subsets)
 	t.places = newPlaces(members, cfg.Subsets)
+	f.places = t.places
+	f.retries = slices.ContainsFunc(cfg.Outbound, func(l gatemesh.Layer) bool { return l.Retry != nil })
+	t.version = f.versions()
+	f.version = t.version
 
-	names := map[string]bool{}
-	for i := range cfg.Routes {
-		in, field := &cfg.Routes[i], fmt.Sprintf("Config.Routes[%d]", i)
-		switch {
-		case in.Name == "":
-			f.add(in.Position, "%s.Name is required", field)
-		case names[in.Name]:
-			f.add(in.Position, "%s.Name %q is taken by an earlier route", field, in.Name)
-		}
-		names[in.Name] = true
-		r := &rule{table: t, route: gatemesh.Route{Name: in.Name}}
-		for _, b := range in.Backends {
-			r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{Destination: b.Destination, Weight: b.Weight})
-		}
-		r.route.Rule = r
-		r.only = f.backends(t.places, in, field, r.route.Backends, cfg)
-		matches := f.matches(in, field)
-		for _, hostname := range f.hostnames(in, field) {
-			for _, m := range matches {
-				t.pathsOf(hostname).add(m.Path, candidate{m.Method, m.Headers, r})
-			}
-		}
-	}
-
+	f.routes(t)
+	f.services(t)
 	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: cfg.Outbound, Observer: cfg.Observer})
 	if err != nil {
 		f.add(gatemesh.Position{}, "Config.Outbound: %w", err)
@@ -68,198 +53,177 @@ func compile(r *Router, cfg Config) (*table, error) {
 	return t, nil
 }
 
-func (f *faults) upstreams(in []Upstream, own *ownTransport) []member {
-	members := make([]member, 0, len(in))
-	for i := range in {
-		u, field := &in[i], fmt.Sprintf("Config.Upstreams[%d]", i)
-		if u.Service == "" {
-			f.add(gatemesh.Position{}, "%s.Service is required", field)
-		}
-		compiled := &upstream{transport: u.Transport}
-		if u.Balance != nil {
-			base := u.Transport
-			if base == nil {
-				base = roundTripper(own.shared)
+// routes compiles Config.Routes into the tables of the listeners.
+func (f *faults) routes(t *table) {
+	all := f.listeners(f.cfg.Listeners)
+	if len(all) == 0 {
+		all = []*listener{{hosts: newHosts()}}
+		t.all = all[0].hosts
+	} else {
+		t.listeners = newListeners(all)
+	}
+	names := map[string]bool{}
+	for i := range f.cfg.Routes {
+		in, field := &f.cfg.Routes[i], fmt.Sprintf("Config.Routes[%d]", i)
+		f.name(in, in.Position, field, names)
+		r := f.rule(t, in, in.Position, field, false)
+		matches := f.matches(in, in.Position, field)
+		hostnames := f.hostnames(in, field)
+		for _, l := range f.attached(in, field, hostnames, all) {
+			for _, hostname := range hostnames {
+				if !intersect(l.hostname, hostname) {
+					continue
+				}
+				// By the hostname of the route also where that of the listener
+				// leaves less of it: precedence goes by what the route says.
+				p := l.hosts.of(hostname)
+				for _, m := range matches {
+					p.add(m.path, m.conditions, r)
+				}
 			}
-			if compiled.transport = u.Balance(base); compiled.transport == nil {
-				f.add(gatemesh.Position{}, "%s.Balance returned no transport", field)
+		}
+	}
+	for _, l := range all {
+		f.tooMany(l.hosts.seal())
+	}
+}
+
+// services compiles Config.Services.
+func (f *faults) services(t *table) {
+	t.services = map[serviceKey]*service{}
+	first := map[serviceKey]int{}
+	for i := range f.cfg.Services {
+		in, field := &f.cfg.Services[i], fmt.Sprintf("Config.Services[%d]", i)
+		if in.Service == "" {
+			f.add(in.Position, "%s.Service is required", field)
+		}
+		if len(in.Rules) == 0 {
+			f.add(in.Position, "%s.Rules is required", field)
+		}
+		key := serviceKey{in.Service, in.Namespace}
+		if earlier, twice := first[key]; twice {
+			f.add(in.Position, "%s: service %s has rules already, Config.Services[%d]", field,
+				gatemesh.Destination{Service: in.Service, Namespace: in.Namespace}, earlier)
+			continue
+		}
+		first[key] = i
+		s, names := &service{}, map[string]bool{}
+		for j := range in.Rules {
+			rule, field := &in.Rules[j], fmt.Sprintf("%s.Rules[%d]", field, j)
+			at := rule.Position
+			if at == (gatemesh.Position{}) {
+				at = in.Position
+			}
+			f.name(rule, at, field, names)
+			if len(rule.Hostnames) > 0 {
+				f.add(at, "%s.Hostnames must be empty in a Service", field)
+			}
+			if len(rule.Listeners) > 0 {
+				f.add(at, "%s.Listeners must be empty in a Service", field)
+			}
+			r := f.rule(t, rule, at, field, true)
+			for _, m := range f.matches(rule, at, field) {
+				s.paths.add(m.path, m.conditions, r)
 			}
 		}
-		var err error
-		if compiled.scheme, compiled.host, err = splitURL(u.URL); err != nil {
-			f.add(gatemesh.Position{}, "%s.URL %w", field, err)
-		}
-		members = append(members, member{u, compiled})
-	}
-	return members
-}
-
-// splitURL never quotes its argument, which may hold a password.
-func splitURL(raw string) (scheme, host string, err error) {
-	if raw == "" {
-		return "", "", errors.New("is required")
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "", "", errors.New("is malformed")
-	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return "", "", errors.New("must start with http:// or https://")
-	}
-	if _, _, err := gatemesh.CanonicalHost(u.Host); err != nil || u.Host == "" {
-		return "", "", errors.New("must have a valid host")
-	}
-	if u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-		return "", "", errors.New("must be a scheme and a host alone: no user, path, query or fragment")
-	}
-	return u.Scheme, u.Host, nil
-}
-
-func (f *faults) subsets(in []Subset) {
-	type key struct{ service, namespace, name string }
-	seen := map[key]bool{}
-	for i, s := range in {
-		field := fmt.Sprintf("Config.Subsets[%d]", i)
-		if s.Service == "" {
-			f.add(s.Position, "%s.Service is required", field)
-		}
-		if s.Name == "" {
-			f.add(s.Position, "%s.Name is required", field)
-		}
-		k := key{s.Service, s.Namespace, s.Name}
-		if seen[k] {
-			f.add(s.Position, "%s.Name %q is taken by an earlier subset of this service", field, s.Name)
-		}
-		seen[k] = true
+		f.tooMany(s.paths.seal())
+		t.services[key] = s
 	}
 }
 
-// backends checks the backends of a route and returns the only one that can be
-// chosen, if there is only one.
-func (f *faults) backends(p places, in *Route, field string, backends []gatemesh.WeightedDestination, cfg Config) (only *gatemesh.Destination) {
-	if len(backends) == 0 {
-		f.add(in.Position, "%s.Backends is required", field)
+func (f *faults) name(in *Route, at gatemesh.Position, field string, names map[string]bool) {
+	switch {
+	case in.Name == "":
+		f.add(at, "%s.Name is required", field)
+	case names[in.Name]:
+		f.add(at, "%s.Name %q is taken by an earlier route", field, in.Name)
+	}
+	names[in.Name] = true
+}
+
+func (f *faults) tooMany(excess []*rule) {
+	for _, r := range excess {
+		f.add(r.position, "route %q has one of more than %d regular expressions for paths that begin alike, each of which would be tried", r.route.Name, maxAlike)
+	}
+}
+
+// rule compiles all of a route but what it matches.
+func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, ofService bool) *rule {
+	r := &rule{table: t, position: at, cors: in.CORS != nil, filters: f.filters(at, field, &in.Filters, in)}
+	r.route = gatemesh.Route{Name: in.Name, Timeout: in.Timeout, AttemptTimeout: in.AttemptTimeout, Rule: r}
+	f.duration(at, field+".Timeout", in.Timeout)
+	f.duration(at, field+".AttemptTimeout", in.AttemptTimeout)
+	if in.Timeout > 0 && in.AttemptTimeout > in.Timeout {
+		f.add(at, "%s.AttemptTimeout %v is longer than Timeout, %v", field, in.AttemptTimeout, in.Timeout)
+	}
+	r.route.Retry = f.retry(at, field+".Retry", in.Retry)
+	answers := in.Redirect != nil || in.Response != nil
+	switch {
+	case len(in.Backends) == 0 && !answers:
+		f.add(at, "%s.Backends is required", field)
+	case len(in.Backends) > 0 && answers:
+		f.add(at, "%s.Backends must be empty where a Redirect or Response answers", field)
+	}
+	weights := uint64(0)
+	for i := range in.Backends {
+		b, of := &in.Backends[i], fmt.Sprintf("%s.Backends[%d]", field, i)
+		weights += uint64(b.Weight)
+		f.destination(at, of, b.Destination, ofService)
+		r.ported.needed = r.ported.needed || ofService && b.Destination.Port == 0
+		r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{
+			Destination: b.Destination, Weight: b.Weight,
+			Rule: &backend{rule: r, filters: f.filters(at, of, &b.Filters, in)},
+		})
+	}
+	if len(in.Backends) > 0 && weights == 0 {
+		f.add(at, "%s.Backends: the weights must not all be 0", field)
+	}
+	r.only = onlyOf(r.route.Backends)
+	return r
+}
+
+// destination checks that somebody serves d, with anyPort whatever the port if
+// it names none.
+func (f *faults) destination(at gatemesh.Position, field string, d gatemesh.Destination, anyPort bool) {
+	switch {
+	case d.Service == "":
+		f.add(at, "%s.Destination.Service is required", field)
+	case f.places.find(d) != nil, anyPort && f.places.somePort(d):
+	case d.Subset != "" && !definesSubset(*f.cfg, d):
+		f.add(at, "%s: subset %q of %s is not defined", field, d.Subset, withoutSubset(d))
+	default:
+		f.add(at, "%s: no upstream serves %s", field, d)
+	}
+}
+
+func (f *faults) duration(at gatemesh.Position, field string, d time.Duration) {
+	if d < 0 {
+		f.add(at, "%s must not be negative", field)
+	}
+}
+
+func (f *faults) retry(at gatemesh.Position, field string, in *gatemesh.RetryPolicy) *gatemesh.RetryPolicy {
+	if in == nil {
 		return nil
 	}
-	choices := 0
-	for i := range backends {
-		b, at := &backends[i], fmt.Sprintf("%s.Backends[%d]", field, i)
-		if b.Weight > 0 {
-			choices, only = choices+1, &b.Destination
-		}
-		switch d := b.Destination; {
-		case d.Service == "":
-			f.add(in.Position, "%s.Destination.Service is required", at)
-		case p.find(d) != nil:
-		case d.Subset != "" && !definesSubset(cfg, d):
-			f.add(in.Position, "%s: subset %q of %s is not defined", at, d.Subset, withoutSubset(d))
-		default:
-			f.add(in.Position, "%s: no upstream serves %s", at, d)
+	out := *in
+	out.Statuses, out.Codes = slices.Clone(in.Statuses), slices.Clone(in.Codes)
+	if !f.retries {
+		f.add(at, "%s needs a layer that retries in Config.Outbound", field)
+	}
+	if in.Attempts < 0 {
+		f.add(at, "%s.Attempts must not be negative", field)
+	}
+	f.duration(at, field+".Backoff", in.Backoff)
+	for i, s := range in.Statuses {
+		if s < 400 || s > 599 {
+			f.add(at, "%s.Statuses[%d] %d is not the status of a failure, 400 to 599", field, i, s)
 		}
 	}
-	if choices == 0 {
-		f.add(in.Position, "%s.Backends: the weights must not all be 0", field)
-	}
-	if choices > 1 {
-		only = nil
-	}
-	return only
-}
-
-func definesSubset(cfg Config, d gatemesh.Destination) bool {
-	return slices.ContainsFunc(cfg.Subsets, func(s Subset) bool {
-		return s.Service == d.Service && s.Namespace == d.Namespace && s.Name == d.Subset
-	}) || slices.ContainsFunc(cfg.Upstreams, func(u Upstream) bool {
-		return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && u.Subset == d.Subset
-	})
-}
-
-func withoutSubset(d gatemesh.Destination) gatemesh.Destination {
-	d.Subset = ""
-	return d
-}
-
-// hostnames returns the valid hostnames of a route, or "" for every host.
-func (f *faults) hostnames(in *Route, field string) []string {
-	if len(in.Hostnames) == 0 {
-		return []string{""}
-	}
-	valid := make([]string, 0, len(in.Hostnames))
-	for i, h := range in.Hostnames {
-		name := strings.TrimPrefix(h, "*.")
-		canonical, port, err := gatemesh.CanonicalHost(name)
-		switch {
-		case err != nil || port != "" || name == "":
-			f.add(in.Position, "%s.Hostnames[%d]: %q is not a host name, nor \"*.\" before one", field, i, h)
-		case name == "["+canonical+"]" && name == h: // IPv6
-			valid = append(valid, canonical)
-		case name != canonical:
-			f.add(in.Position, "%s.Hostnames[%d]: %q must be written %q", field, i, h, strings.TrimSuffix(h, name)+canonical)
-		case !slices.Contains(valid, h):
-			valid = append(valid, h)
+	for i, c := range in.Codes {
+		if c == gatemesh.OK || strings.HasPrefix(c.String(), "code_") {
+			f.add(at, "%s.Codes[%d] %d is not the code of a failure, 1 to 16", field, i, c)
 		}
 	}
-	return valid
-}
-
-// matches returns copies of the valid matches of a route in canonical form.
-func (f *faults) matches(in *Route, field string) []Match {
-	all := in.Matches
-	if len(all) == 0 {
-		all = []Match{{}}
-	}
-	valid := make([]Match, 0, len(all))
-	for i, m := range all {
-		before := len(f.errs)
-		at := fmt.Sprintf("%s.Matches[%d]", field, i)
-		if m.Path.Type > PathExact {
-			f.add(in.Position, "%s.Path.Type %d is unknown", at, m.Path.Type)
-		}
-		if m.Path.Value == "" {
-			m.Path.Value = "/"
-		}
-		// Whether %2F is data is up to Entry; where it is not, a route with it
-		// never matches.
-		canonical, err := gatemesh.CanonicalPath(m.Path.Value, gatemesh.PathOptions{KeepEncodedSlash: true, KeepPathParameters: true})
-		if err != nil {
-			f.add(in.Position, "%s.Path.Value %q: %w", at, m.Path.Value, err)
-		}
-		m.Path.Value = gatemesh.MatchForm(canonical)
-		if strings.Trim(m.Method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-_") != "" {
-			f.add(in.Position, "%s.Method %q must be upper case", at, m.Method)
-		}
-		m.Headers = f.headers(in, at, m.Headers)
-		if len(f.errs) == before {
-			valid = append(valid, m)
-		}
-	}
-	return valid
-}
-
-func (f *faults) headers(in *Route, at string, headers []HeaderMatch) []HeaderMatch {
-	headers = slices.Clone(headers)
-	seen := map[string]bool{}
-	for i := range headers {
-		h, at := &headers[i], fmt.Sprintf("%s.Headers[%d]", at, i)
-		h.Name = textproto.CanonicalMIMEHeaderKey(h.Name) // as Call.Header looks it up
-		switch {
-		case h.Name == "":
-			f.add(in.Position, "%s.Name is required", at)
-		case !validFieldName(h.Name):
-			f.add(in.Position, "%s.Name %q is not the name of a header field", at, h.Name)
-		case h.Name == "Host":
-			f.add(in.Position, "%s.Name is Host; match the host by Hostnames", at)
-		case h.Name == "Connection" || gatemesh.CarriesIdentity(h.Name):
-			f.add(in.Position, "%s.Name is %s, which no match ever sees", at, h.Name)
-		case seen[h.Name]:
-			f.add(in.Position, "%s.Name %s appears twice in one match", at, h.Name)
-		}
-		seen[h.Name] = true
-	}
-	return headers
-}
-
-// validFieldName reports whether name is a token of RFC 9110 §5.6.2.
-func validFieldName(name string) bool {
-	return strings.Trim(name, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
+	return &out
 }

@@ -57,7 +57,7 @@ func TestFaults(t *testing.T) {
 	require.EqualError(t, err, `routing: Config.Upstreams[1].Service is required
 routing: Config.Upstreams[1].URL is required
 routing: Config.Upstreams[2].URL is malformed
-routing: Config.Upstreams[3].URL must start with http:// or https://
+routing: Config.Upstreams[3].URL must start with http://, https:// or h2c://
 routing: Config.Upstreams[4].URL must be a scheme and a host alone: no user, path, query or fragment
 routing: Config.Upstreams[5].URL must be a scheme and a host alone: no user, path, query or fragment
 routing: Config.Upstreams[6].URL is malformed

@@ -11,6 +11,7 @@ import (
 // upstream is a compiled Upstream.
 type upstream struct {
 	scheme, host string
+	h2c          bool              // HTTP/2 without TLS
 	transport    http.RoundTripper // nil is the Router's own
 }
 
@@ -48,11 +49,9 @@ type subsets map[string]*pool
 
 // find returns the upstreams that serve d, or nil.
 func (p places) find(d gatemesh.Destination) *pool {
-	s := p[serviceKey{d.Service, d.Namespace}]
+	s := p.of(d)
 	if s == nil {
-		if s = p[serviceKey{d.Service, anyNamespace}]; s == nil {
-			return nil
-		}
+		return nil
 	}
 	if d.Port == 0 {
 		return s.none[d.Subset]
@@ -61,6 +60,27 @@ func (p places) find(d gatemesh.Destination) *pool {
 		return named[d.Subset]
 	}
 	return s.others[d.Subset]
+}
+
+func (p places) of(d gatemesh.Destination) *ports {
+	if s := p[serviceKey{d.Service, d.Namespace}]; s != nil {
+		return s
+	}
+	return p[serviceKey{d.Service, anyNamespace}]
+}
+
+// somePort reports whether d, which names no port, is served at any.
+func (p places) somePort(d gatemesh.Destination) bool {
+	s := p.of(d)
+	if s == nil || d.Port != 0 {
+		return false
+	}
+	for _, named := range s.named {
+		if named[d.Subset] != nil {
+			return true
+		}
+	}
+	return s.others[d.Subset] != nil
 }
 
 // member is an Upstream beside its compiled form.

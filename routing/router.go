@@ -45,28 +45,92 @@ func (r *Router) Close() error {
 	return nil
 }
 
-var denyNoRoute = gatemesh.Deny(gatemesh.NotFound, "no_route", "No route matches the request.")
+// refusal is what callers of either protocol get where no route matches: gRPC
+// has a code of its own for methods that nobody serves, which the Gateway API
+// asks for.
+type refusal struct{ http, grpc *gatemesh.Denial }
+
+func newRefusal(reason, detail string) refusal {
+	return refusal{gatemesh.Deny(gatemesh.NotFound, reason, detail), gatemesh.Deny(gatemesh.Unimplemented, reason, detail)}
+}
+
+func (r *refusal) of(c *gatemesh.Call) *gatemesh.Denial {
+	if c.Protocol() == gatemesh.GRPC {
+		return r.grpc
+	}
+	return r.http
+}
+
+var (
+	denyNoRoute = newRefusal("no_route", "No route matches the request.")
+	denyNoRule  = newRefusal("no_version", "No version of the service takes this request.")
+)
 
 // Admit stamps the route of c by the precedence of the Gateway API, in which a
 // tie is decided before the next criterion is looked at:
 //
-//  1. an exact hostname, the longest matching wildcard, no hostname;
-//  2. an exact path, the longest matching prefix;
-//  3. a match that names the method;
-//  4. the match with the most header fields;
-//  5. the route that stands first in [Config.Routes].
+//  1. the listener with the most specific hostname, of whose routes alone the
+//     following choose;
+//  2. an exact hostname, the longest matching wildcard, no hostname;
+//  3. an exact path, the longest matching prefix of either type, a regular
+//     expression, the prefix "/", which says nothing about the path;
+//  4. a match that says something about the method;
+//  5. the match with the most header fields;
+//  6. the match with the most query parameters;
+//  7. the match with the most of scheme, authority, port, protocol and version;
+//  8. the route that stands first in [Config.Routes].
 //
-// If only one backend of the route has a weight, Admit stamps it as the
-// destination. No match, and a host that no route knows, are NotFound.
+// Where regular expressions stand and what follows on query parameters is left
+// to implementations by the Gateway API. A match that does not hold as a whole
+// leaves the call to the next one, also that of a shorter path or hostname.
+//
+// If only one backend of the route has a weight, Admit stamps it, and its
+// destination; unless [Config.Services] has rules for its service, in which case
+// it stamps the one that matches and its destination, if that has no choice
+// either. Where there is a choice, it is for another layer to choose.
+//
+// An OPTIONS that no route matches and that is a preflight request of CORS
+// belongs to the route that the request it asks about would, if that has CORS.
+//
+// No match, and a host that no route knows, are NotFound, or Unimplemented for
+// gRPC. A call on a connection that was made for the name of another listener is
+// answered with 421; clients that name none when they connect are not asked.
 //
 // The time it takes does not depend on the number of routes, but for those
-// with the same hostname and the same path, which are tried one by one.
-func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
-	rule := r.table.For(c).match(c)
-	if rule == nil {
-		return gatemesh.Admission{}, denyNoRoute
+// with the same hostname and the same path, which are tried one by one, as are
+// regular expressions that begin with the same literal text.
+func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, err error) {
+	t := r.table.For(c)
+	rule, err := t.find(c)
+	if err != nil {
+		return adm, err
 	}
-	return gatemesh.Admission{Route: &rule.route, Destination: rule.only}, nil
+	if rule == nil {
+		return adm, denyNoRoute.of(c)
+	}
+	if rule.only != nil {
+		if err := t.choose(&adm, c, rule.only); err != nil {
+			return gatemesh.Admission{}, err
+		}
+	}
+	adm.Route = &rule.route
+	return adm, nil
+}
+
+// choose stamps the only backend of a route, if what is said about its service
+// leaves no choice either.
+func (t *table) choose(adm *gatemesh.Admission, c *gatemesh.Call, only *gatemesh.WeightedDestination) error {
+	s := t.serviceOf(&only.Destination)
+	if s == nil {
+		adm.Backend, adm.Destination = only, &only.Destination
+		return nil
+	}
+	to, err := s.route(t, c, &only.Destination)
+	if err != nil || to.only == nil {
+		return err
+	}
+	adm.Backend, adm.ServiceRoute, adm.ServiceBackend, adm.Destination = only, &to.route, to.only, &to.only.Destination
+	return nil
 }
 
 // AdmitCached is [Router.Admit], which never waits.

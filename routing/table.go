@@ -1,174 +1,162 @@
 package routing
 
 import (
-	"cmp"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
 // table is one version of a Config, compiled. Nothing in it changes but the
-// turns of its pools.
+// turns of its pools and what services remember of ports.
 type table struct {
-	router   *Router
-	observer gatemesh.Observer
-	hosts    map[string]*paths // by exact name
-	wild     map[string]*paths // by what follows "*."
-	any      *paths            // routes without hostnames
-	places   places
+	router    *Router
+	observer  gatemesh.Observer
+	listeners *listeners // nil if there is but one, for everything
+	all       *hosts     // the routes of that one
+	services  map[serviceKey]*service
+	places    places
+	// version says which API version a call is for; nil if no match asks.
+	version func(*gatemesh.Call) string
 	// outbound sends a request with a dispatch in its context to the upstream
 	// that was chosen, through the outbound gates.
 	outbound http.RoundTripper
 }
 
-// paths are the matches of one hostname. Exact paths and prefixes are looked
-// up, so that only matches with the very same path are tried one by one.
-type paths struct {
-	exact   map[string][]candidate
-	prefix  map[string][]candidate // without the last slash: "" holds for every path
-	longest int                    // length of the longest prefix
-}
-
-// candidate is what remains to be compared when host and path have matched.
-type candidate struct {
-	method  string
-	headers []HeaderMatch
-	rule    *rule
-}
-
 // rule is a compiled Route.
 type rule struct {
-	route gatemesh.Route
-	only  *gatemesh.Destination // if there is just one to choose
-	table *table
+	target
+	table    *table
+	position gatemesh.Position
+	cors     bool
+	filters  *filters // nil if there are none
+	ported   ported
 }
 
-// match returns the rule for c by the precedence of the Gateway API, or nil:
-// exact hostname, longest wildcard, no hostname; then exact path, longest
-// prefix; then method; then number of header fields; then order.
-func (t *table) match(c *gatemesh.Call) *rule {
-	host := c.Host()
-	if p := t.hosts[host]; p != nil {
-		if r := p.match(c); r != nil {
+// backend is a compiled Backend, as the Rule of its WeightedDestination.
+type backend struct {
+	rule    *rule
+	filters *filters // nil if there are none
+}
+
+// match returns the rule for the call of s, or nil. The error is a refusal
+// other than that.
+func (t *table) match(s *subject) (*rule, error) {
+	h := t.all
+	if t.listeners != nil {
+		l, err := t.listeners.of(s.call)
+		if l == nil {
+			return nil, err
+		}
+		h = l.hosts
+	}
+	return h.match(s), nil
+}
+
+// find is match for a call that is not judged as another one.
+func (t *table) find(c *gatemesh.Call) (*rule, error) {
+	s := subject{call: c, method: c.Method(), table: t}
+	r, err := t.match(&s)
+	if r == nil && err == nil && s.method == http.MethodOptions {
+		return t.preflight(c)
+	}
+	return r, err
+}
+
+// preflight returns the rule that answers the preflight request c: that of the
+// request which it asks about, if it has CORS. It is for an OPTIONS that no rule
+// takes.
+func (t *table) preflight(c *gatemesh.Call) (*rule, error) {
+	method, ok := c.Header().Only("Access-Control-Request-Method")
+	if _, asks := c.Header().Only("Origin"); !ok || !asks {
+		return nil, nil
+	}
+	s := subject{call: c, method: method, table: t}
+	r, err := t.match(&s)
+	if r == nil || !r.cors {
+		return nil, err
+	}
+	return r, nil
+}
+
+// hosts are the routes of a listener by their hostnames.
+type hosts struct {
+	exact   map[string]*paths
+	wild    map[string]*paths // by what follows "*."
+	longest int               // of wild
+	any     *paths            // routes without hostnames
+}
+
+// match tries the hostnames that match in the order of their precedence: the
+// exact one, the longest wildcard, none.
+func (h *hosts) match(s *subject) *rule {
+	host := s.call.Host()
+	if p := h.exact[host]; p != nil {
+		if r := p.match(s); r != nil {
 			return r
 		}
 	}
-	if len(t.wild) > 0 {
-		for {
-			dot := strings.IndexByte(host, '.')
-			if dot < 0 {
-				break
-			}
-			host = host[dot+1:]
-			if p := t.wild[host]; p != nil {
-				if r := p.match(c); r != nil {
-					return r
-				}
+	for host = parent(host, h.longest); host != ""; host = parent(host, h.longest) {
+		if p := h.wild[host]; p != nil {
+			if r := p.match(s); r != nil {
+				return r
 			}
 		}
 	}
-	if t.any != nil {
-		return t.any.match(c)
+	if h.any != nil {
+		return h.any.match(s)
 	}
 	return nil
 }
 
-func (p *paths) match(c *gatemesh.Call) *rule {
-	path := c.MatchPath()
-	if r := first(p.exact[path], c); r != nil {
-		return r
-	}
-	if len(p.prefix) == 0 || path == "" || path[0] != '/' { // "*" of OPTIONS is below nothing
-		return nil
-	}
-	end := len(path)
-	if end > p.longest { // nothing that long is worth hashing
-		end = strings.LastIndexByte(path[:p.longest+1], '/')
-	}
+// parent returns what follows the first label of host, and as many more of them
+// as it takes to be no longer than longest. It is "" if nothing is left.
+func parent(host string, longest int) string {
 	for {
-		if r := first(p.prefix[path[:end]], c); r != nil {
-			return r
+		dot := strings.IndexByte(host, '.')
+		if dot < 0 || longest == 0 {
+			return ""
 		}
-		if end == 0 {
-			return nil
+		if host = host[dot+1:]; len(host) <= longest {
+			return host
 		}
-		end = strings.LastIndexByte(path[:end], '/')
 	}
 }
 
-func first(candidates []candidate, c *gatemesh.Call) *rule {
-	for i := range candidates {
-		if candidates[i].holds(c) {
-			return candidates[i].rule
+// of returns the paths of a hostname, where "" is every host.
+func (h *hosts) of(hostname string) *paths {
+	suffix, isWild := strings.CutPrefix(hostname, "*.")
+	switch {
+	case hostname == "":
+		if h.any == nil {
+			h.any = new(paths)
+		}
+		return h.any
+	case isWild:
+		h.longest = max(h.longest, len(suffix))
+		return madeIn(h.wild, suffix)
+	}
+	return madeIn(h.exact, hostname)
+}
+
+func newHosts() *hosts { return &hosts{exact: map[string]*paths{}, wild: map[string]*paths{}} }
+
+func madeIn(m map[string]*paths, name string) *paths {
+	if m[name] == nil {
+		m[name] = new(paths)
+	}
+	return m[name]
+}
+
+// seal makes h ready for calls, and returns what paths.seal does.
+func (h *hosts) seal() (excess []*rule) {
+	for _, m := range [...]map[string]*paths{h.exact, h.wild, {"": h.any}} {
+		for _, p := range m {
+			if p != nil {
+				p.sort()
+				excess = append(excess, p.seal()...)
+			}
 		}
 	}
-	return nil
-}
-
-func (m *candidate) holds(c *gatemesh.Call) bool {
-	if m.method != "" && m.method != c.Method() {
-		return false
-	}
-	for i := range m.headers {
-		if v, ok := c.Header().Only(m.headers[i].Name); !ok || v != m.headers[i].Value {
-			return false
-		}
-	}
-	return true
-}
-
-// pathsOf returns the matches of a valid hostname, where "" is every host.
-func (t *table) pathsOf(hostname string) *paths {
-	if hostname == "" {
-		if t.any == nil {
-			t.any = newPaths()
-		}
-		return t.any
-	}
-	hosts := t.hosts
-	if suffix, ok := strings.CutPrefix(hostname, "*."); ok {
-		hosts, hostname = t.wild, suffix
-	}
-	if hosts[hostname] == nil {
-		hosts[hostname] = newPaths()
-	}
-	return hosts[hostname]
-}
-
-func newPaths() *paths {
-	return &paths{exact: map[string][]candidate{}, prefix: map[string][]candidate{}}
-}
-
-// add adds a valid match. Rules must be added in their order.
-func (p *paths) add(m PathMatch, c candidate) {
-	if m.Type == PathExact {
-		p.exact[m.Value] = insert(p.exact[m.Value], c)
-		return
-	}
-	value := strings.TrimSuffix(m.Value, "/")
-	p.prefix[value] = insert(p.prefix[value], c)
-	p.longest = max(p.longest, len(value))
-}
-
-// insert keeps candidates in the order in which they are to be tried.
-func insert(candidates []candidate, c candidate) []candidate {
-	i, _ := slices.BinarySearchFunc(candidates, c, func(have, c candidate) int {
-		if byRank := rank(have, c); byRank != 0 {
-			return byRank
-		}
-		return -1 // after those of the same rank, which came earlier
-	})
-	return slices.Insert(candidates, i, c)
-}
-
-func rank(a, b candidate) int {
-	if (a.method != "") != (b.method != "") {
-		if a.method != "" {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Compare(len(b.headers), len(a.headers))
+	return excess
 }

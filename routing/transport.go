@@ -90,7 +90,8 @@ func (t *ownTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // shared carries the requests of upstreams without a transport of their own.
 func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
-	if dispatchFrom(req.Context()).call.Protocol() == gatemesh.GRPC && req.URL.Scheme == "http" {
+	d := dispatchFrom(req.Context())
+	if (d.upstream.h2c || d.call.Protocol() == gatemesh.GRPC) && req.URL.Scheme == "http" {
 		return t.h2c.RoundTrip(req)
 	}
 	return t.http.RoundTrip(req)

@@ -1,0 +1,106 @@
+package routing
+
+import (
+	"cmp"
+
+	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/match"
+)
+
+// subject is a call that is matched, perhaps with the method of another one.
+type subject struct {
+	call   *gatemesh.Call
+	method string
+	table  *table
+
+	version   string // if versioned
+	versioned bool
+
+	// What paths.match looks for: a lower rank than that of what it has found.
+	path  string
+	rank  int
+	found *rule
+}
+
+// conditions are what a Match says besides the path.
+type conditions struct {
+	method  string // "" is every method
+	headers []match.Header
+	query   []match.Query
+	more    *moreConditions // nil if there are none
+}
+
+// moreConditions are those that the Gateway API does not know.
+type moreConditions struct {
+	methods, scheme, authority *match.Value
+	protocol                   gatemesh.Protocol
+	port                       uint16
+	version                    string
+}
+
+// hold reports whether they hold for s.
+func (m *conditions) hold(s *subject) bool {
+	if m.method != "" && m.method != s.method {
+		return false
+	}
+	for i := range m.headers {
+		if !m.headers[i].Holds(s.call.Header()) {
+			return false
+		}
+	}
+	for i := range m.query {
+		if !m.query[i].Holds(s.call.RawQuery()) {
+			return false
+		}
+	}
+	return m.more == nil || m.more.hold(s)
+}
+
+func (m *moreConditions) hold(s *subject) bool {
+	c := s.call
+	switch {
+	case m.protocol != 0 && m.protocol != c.Protocol(),
+		m.port != 0 && m.port != c.LocalPort(),
+		m.methods != nil && !m.methods.Holds(s.method),
+		m.scheme != nil && !m.scheme.Holds(c.Scheme()),
+		m.authority != nil && !m.authority.Holds(c.Authority()):
+		return false
+	}
+	if m.version == "" {
+		return true
+	}
+	if !s.versioned {
+		s.version, s.versioned = s.table.version(c), true
+	}
+	return m.version == s.version
+}
+
+// compare returns a negative number if m takes precedence over o when their
+// paths do not decide.
+func (m *conditions) compare(o *conditions) int {
+	method := func(c *conditions) int {
+		if c.method != "" || c.more != nil && c.more.methods != nil {
+			return 1
+		}
+		return 0
+	}
+	return cmp.Or(
+		cmp.Compare(method(o), method(m)),
+		cmp.Compare(len(o.headers), len(m.headers)),
+		cmp.Compare(len(o.query), len(m.query)),
+		cmp.Compare(o.more.count(), m.more.count()),
+	)
+}
+
+// count is how many there are besides that of the method.
+func (m *moreConditions) count() (n int) {
+	if m == nil {
+		return 0
+	}
+	for _, set := range [...]bool{m.scheme != nil, m.authority != nil, m.protocol != 0, m.port != 0, m.version != ""} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
