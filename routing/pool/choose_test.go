@@ -27,7 +27,7 @@ func TestSlowEndpointGetsLittle(t *testing.T) {
 		)
 		for range calls {
 			wg.Go(func() {
-				e := p.Choose(t.Context(), p.state.Load().endpoints)
+				e := p.state.Load().chooser.Choose(t.Context(), Request{})
 				a := e.Begin(t.Context(), time.Now())
 				took := 2 * time.Millisecond
 				if e.Address() == "slow:1" {
@@ -120,7 +120,7 @@ func TestFirstFailureIsForgiven(t *testing.T) {
 				a.Done(time.Now(), Success)
 				got, attempts := 0, 0
 				for begin := time.Now(); time.Since(begin) < 2*time.Minute; time.Sleep(100 * time.Millisecond) {
-					e := p.Choose(t.Context(), p.state.Load().endpoints)
+					e := p.state.Load().chooser.Choose(t.Context(), Request{})
 					a := e.Begin(t.Context(), time.Now())
 					time.Sleep(10 * time.Millisecond)
 					switch {
@@ -253,7 +253,7 @@ func TestFailuresOfAllEjectNobody(t *testing.T) {
 					}
 				}
 				for range 1_000 {
-					try(t, p.Choose(t.Context(), all), Failure)
+					try(t, p.state.Load().chooser.Choose(t.Context(), Request{}), Failure)
 					assert.Zero(t, ejected(p))
 				}
 				try(t, all[0], Unreachable)
@@ -342,7 +342,7 @@ func TestEjectionCeiling(t *testing.T) {
 				}
 			}
 			assert.Equal(t, tt.out, out)
-			assert.NotNil(t, p.Choose(t.Context(), p.state.Load().endpoints))
+			assert.NotNil(t, p.state.Load().chooser.Choose(t.Context(), Request{}))
 		})
 	}
 }
@@ -398,9 +398,9 @@ func TestPanicMode(t *testing.T) {
 			assert.InDelta(t, 1_000, got[addr], 200, "two of three are out: nobody is, %v", got)
 		}
 		a := at(t, p, "a:1")
-		assert.Same(t, a, p.Choose(t.Context(), []*Endpoint{a}), "the only candidate")
-		assert.Same(t, at(t, p, "c:1"), p.Choose(t.Context(), []*Endpoint{a, at(t, p, "c:1")}), "a subset")
-		assert.Nil(t, p.Choose(t.Context(), nil))
+		assert.Same(t, a, p.Chooser([]*Endpoint{a}).Choose(t.Context(), Request{}), "the only candidate")
+		assert.Same(t, at(t, p, "c:1"), p.Chooser([]*Endpoint{a, at(t, p, "c:1")}).Choose(t.Context(), Request{}), "a subset")
+		assert.Nil(t, p.Chooser(nil).Choose(t.Context(), Request{}))
 	})
 }
 
@@ -415,7 +415,7 @@ func TestAttemptCountsOnce(t *testing.T) {
 		wg.Go(func() { a.Done(time.Now(), Failure) })
 	}
 	wg.Wait()
-	assert.Equal(t, EndpointStatus{Address: "a:1", Failures: 1}, e.status(time.Now()))
+	assert.Equal(t, EndpointStatus{Address: "a:1", Weight: 1, Failures: 1}, e.status(time.Now()))
 }
 
 func TestResults(t *testing.T) {
@@ -460,14 +460,14 @@ func TestResults(t *testing.T) {
 // Choosing costs no memory, with all endpoints in and with some out.
 func TestChooseAllocates(t *testing.T) {
 	p := newPool(t, Static("a:1", "b:1", "c:1", "d:1", "e:1"))
-	ctx, list := context.Background(), p.state.Load().endpoints
-	assert.Zero(t, testing.AllocsPerRun(1_000, func() { p.Choose(ctx, list) }))
+	ctx, c, list := context.Background(), p.state.Load().chooser, p.state.Load().endpoints
+	assert.Zero(t, testing.AllocsPerRun(1_000, func() { c.Choose(ctx, Request{}) }))
 	try(t, list[0], Unreachable)
-	assert.Zero(t, testing.AllocsPerRun(1_000, func() { p.Choose(ctx, list) }))
+	assert.Zero(t, testing.AllocsPerRun(1_000, func() { c.Choose(ctx, Request{}) }))
 }
 
-// It bounds what choosing adds to each attempt: two draws while all is well, a
-// look at every endpoint while one is out.
+// It bounds what choosing adds to each attempt: two draws, whether somebody is
+// out or not.
 func BenchmarkChoose(b *testing.B) {
 	for _, n := range []int{2, 10, 1_000} {
 		for _, out := range []bool{false, true} {
@@ -477,7 +477,7 @@ func BenchmarkChoose(b *testing.B) {
 					addrs = append(addrs, fmt.Sprintf("e%d:1", i))
 				}
 				p := newPool(b, Static(addrs...), func(c *Config) { c.Ejection.Base, c.Ejection.Max = time.Hour, time.Hour })
-				ctx, list := context.Background(), p.state.Load().endpoints
+				ctx, c, list := context.Background(), p.state.Load().chooser, p.state.Load().endpoints
 				for _, e := range list {
 					e.latency.observe(0, time.Millisecond)
 				}
@@ -486,7 +486,7 @@ func BenchmarkChoose(b *testing.B) {
 				}
 				b.ReportAllocs()
 				for b.Loop() {
-					p.Choose(ctx, list)
+					c.Choose(ctx, Request{})
 				}
 			})
 		}

@@ -80,24 +80,27 @@ func (e *Endpoint) failed(began, at int64, unreachable bool) {
 // its failures: then they are those of the requests, or of what all endpoints
 // depend on, and others would answer no better.
 func (p *Pool) eject(e *Endpoint, began, now int64, why reason) {
-	s, ejected := p.tryEject(e, began, now, why)
-	if !ejected {
+	s, d := p.tryEject(e, began, now, why)
+	if d == 0 {
 		return
 	}
 	p.dropIdle(e)
-	p.tellChange(s.version, gatemesh.EventFault, fmt.Sprintf("the endpoint %s is ejected for %v: %v", e.addr, time.Duration(e.out.Load()-now).Round(time.Millisecond), why))
+	p.tellChange(s.version, gatemesh.Event{
+		Kind:    gatemesh.EventFault,
+		Message: fmt.Sprintf("the endpoint %s is ejected for %v: %v", e.addr, d, why),
+	})
 	select {
 	case p.outs <- struct{}{}: // whoever tells of returns
 	default:
 	}
 }
 
-func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, ejected bool) {
+func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, d time.Duration) {
 	p.ejecting.Lock()
 	defer p.ejecting.Unlock()
 	s = p.state.Load()
 	if began < e.out.Load() { // another attempt was faster
-		return s, false
+		return s, 0
 	}
 	cfg := &s.version.Ejection
 	out, failing, member := 0, 0, false
@@ -120,16 +123,16 @@ func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, ej
 		out-- // it is out already
 	}
 	if !member || out >= mayBeOut(len(s.endpoints), cfg.MaxPercent) {
-		return s, false
+		return s, 0
 	}
 	switch why {
 	case reasonFailures:
 		if 2*failing > len(s.endpoints) {
-			return s, false
+			return s, 0
 		}
 	case reasonRate:
 		if failed, all := e.recent.at(now, cfg.Window); !cfg.isOutlier(failed, all, othersFailed, others) {
-			return s, false
+			return s, 0
 		}
 	}
 	d, repeats := ejectFor(cfg, now, e.out.Load(), e.repeats.Load())
@@ -141,5 +144,5 @@ func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, ej
 	e.failures.Store(max(e.failures.Load(), int64(cfg.Failures)))
 	e.out.Store(now + int64(d))
 	p.changes.Add(1)
-	return s, true
+	return s, d
 }

@@ -142,7 +142,7 @@ func tries(t testing.TB, p *Pool, n int) map[string]int {
 	t.Helper()
 	got := map[string]int{}
 	for range n {
-		got[p.Choose(t.Context(), p.state.Load().endpoints).Address()]++
+		got[p.state.Load().chooser.Choose(t.Context(), Request{}).Address()]++
 	}
 	return got
 }

@@ -52,9 +52,10 @@ type Pool struct {
 	watching sync.Mutex
 	watchers map[*watcher]struct{}
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	stopped chan struct{}
+	ctx      context.Context
+	cancel   context.CancelFunc
+	stopped  chan struct{}
+	checking sync.WaitGroup
 }
 
 // state is the endpoints beside the configuration they are used with, so that
@@ -110,6 +111,9 @@ func New(cfg Config) (*Pool, error) {
 	if s, ok := cfg.Resolver.(static); ok {
 		p.learn(v, s, nil, time.Now())
 	}
+	p.mu.Lock()
+	p.watchHealth(v)
+	p.mu.Unlock()
 	go p.run()
 	return p, nil
 }
@@ -139,6 +143,7 @@ func (p *Pool) Update(cfg Config) error {
 	}
 	old, v := p.state.Load(), p.newVersion(cfg)
 	p.use(v, old.endpoints)
+	p.watchHealth(v)
 	p.mu.Unlock()
 	if s, ok := cfg.Resolver.(static); ok {
 		p.learn(v, s, nil, time.Now())
@@ -147,7 +152,7 @@ func (p *Pool) Update(cfg Config) error {
 	return nil
 }
 
-// Close ends the lookups and waits for their goroutine. The endpoints stay as
+// Close ends lookups and health checks and waits for their goroutines. The endpoints stay as
 // they are, so that calls under way can be tried again; no watcher is called
 // any more. Closing twice is harmless.
 func (p *Pool) Close() error {
@@ -158,6 +163,7 @@ func (p *Pool) Close() error {
 	p.cancel()
 	p.mu.Unlock()
 	<-p.stopped
+	p.checking.Wait()
 	return nil
 }
 

@@ -63,7 +63,7 @@ func TestZeroPool(t *testing.T) {
 	var p Pool
 	require.ErrorIs(t, p.Update(Config{}), errUnset)
 	require.ErrorIs(t, p.WaitReady(t.Context()), errUnset)
-	assert.Nil(t, p.Choose(t.Context(), nil))
+	assert.Nil(t, p.Chooser(nil).Choose(t.Context(), Request{}))
 	assert.Empty(t, p.Endpoints())
 	p.Refresh()
 	p.Watch(func([]*Endpoint) { t.Error("there is nothing to say") })()
@@ -276,7 +276,7 @@ func TestStatsSurviveLookups(t *testing.T) {
 		a.Answered(time.Now(), Success)
 		try(t, e, Failure)
 		before := e.status(time.Now())
-		require.Equal(t, EndpointStatus{Address: "10.0.0.2:80", InFlight: 1, Latency: before.Latency, Failures: 1}, before)
+		require.Equal(t, EndpointStatus{Address: "10.0.0.2:80", Weight: 1, InFlight: 1, Latency: before.Latency, Failures: 1}, before)
 		require.InDelta(t, 50*time.Millisecond, before.Latency, 1e3)
 
 		b.set("10.0.0.0:80", "10.0.0.2:80", "10.0.0.3:80") // .1 gone, neighbours on both sides
@@ -376,7 +376,7 @@ func TestLostAddressIsForgotten(t *testing.T) {
 					return
 				}
 				assert.NotSame(t, old, at(t, p, "a:1"))
-				assert.Equal(t, EndpointStatus{Address: "a:1"}, statusOf(t, p, "a:1"))
+				assert.Equal(t, EndpointStatus{Address: "a:1", Weight: 1}, statusOf(t, p, "a:1"))
 			})
 		})
 	}
@@ -478,7 +478,7 @@ func TestUpdateDuringLookup(t *testing.T) {
 
 		old := p.state.Load().version
 		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("newer:1")}))
-		p.learn(old, []string{"old:1"}, nil, time.Now()) // it was about to be taken in
+		p.learn(old, asTargets([]string{"old:1"}), nil, time.Now()) // it was about to be taken in
 		assert.Equal(t, []string{"newer:1"}, known(p))
 	})
 }
@@ -660,7 +660,7 @@ func TestLC01Lifecycle(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, p.WaitReady(t.Context()))
 		stop := p.Watch(func([]*Endpoint) {})
-		try(t, p.Choose(t.Context(), p.state.Load().endpoints), Unreachable)
+		try(t, p.state.Load().chooser.Choose(t.Context(), Request{}), Unreachable)
 		require.NoError(t, p.Update(Config{Name: "orders", Resolver: Static("b:1", "c:1"), Interval: time.Duration(i+10) * time.Millisecond}))
 		if i%2 == 0 {
 			stop()
@@ -681,7 +681,7 @@ func TestLC01CloseDuringUse(t *testing.T) {
 		for i := range 4 {
 			wg.Go(func() {
 				for n := range 200 {
-					e := p.Choose(t.Context(), p.state.Load().endpoints)
+					e := p.state.Load().chooser.Choose(t.Context(), Request{})
 					a := e.Begin(t.Context(), time.Now())
 					p.Watch(func([]*Endpoint) {})()
 					if err := p.Update(Config{Name: "orders", Resolver: Static(fmt.Sprintf("x%d:1", n%3), "y:1")}); err != nil {

@@ -29,12 +29,14 @@ type static []Target
 
 func (s static) Targets(context.Context) ([]Target, error) { return s, nil }
 
-func (s static) Resolve(context.Context) ([]string, error) {
+func (s static) Resolve(context.Context) ([]string, error) { return s.addrs(), nil }
+
+func (s static) addrs() []string {
 	addrs := make([]string, len(s))
 	for i := range s {
 		addrs[i] = s[i].Address
 	}
-	return addrs, nil
+	return addrs
 }
 
 func (s static) fault() error {

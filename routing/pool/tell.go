@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -18,7 +17,7 @@ func (p *Pool) nextBack(v *version, now time.Time) time.Duration {
 		if out := e.out.Load(); out > at {
 			next = min(next, out-at)
 		} else if e.told.CompareAndSwap(true, false) {
-			p.tellChange(v, gatemesh.EventNotice, "the endpoint "+e.addr+" is back from its ejection")
+			p.tellChange(v, gatemesh.Event{Kind: gatemesh.EventNotice, Message: "the endpoint " + e.addr + " is back from its ejection"})
 		}
 	}
 	return time.Duration(next)
@@ -56,7 +55,7 @@ func (l *changeLimit) allow(now time.Time) (ok bool, unsaid int) {
 	return true, unsaid
 }
 
-func (p *Pool) tellChange(v *version, kind gatemesh.EventKind, message string) {
+func (p *Pool) tellChange(v *version, e gatemesh.Event) {
 	if v.Observer == nil {
 		return
 	}
@@ -65,7 +64,8 @@ func (p *Pool) tellChange(v *version, kind gatemesh.EventKind, message string) {
 		return
 	}
 	if unsaid > 0 {
-		message += fmt.Sprintf(" (and %d changes of endpoints were not told)", unsaid)
+		e.Message += fmt.Sprintf(" (and %d changes of endpoints were not told)", unsaid)
 	}
-	v.Observer.Observe(context.WithoutCancel(p.ctx), gatemesh.Event{Kind: kind, Layer: "pool " + v.Name, Message: message})
+	e.Layer = "pool " + v.Name
+	v.Observer.Observe(p.ctx, e)
 }

@@ -203,7 +203,7 @@ func TestBasePanics(t *testing.T) {
 	p := newPool(t, Static("a:1"))
 	rt := p.Transport(roundTripper(func(*http.Request) (*http.Response, error) { panic("ouch") }))
 	assert.PanicsWithValue(t, "ouch", func() { _, _ = rt.RoundTrip(request(t, "http://orders/")) })
-	assert.Equal(t, EndpointStatus{Address: "a:1"}, statusOf(t, p, "a:1"))
+	assert.Equal(t, EndpointStatus{Address: "a:1", Weight: 1}, statusOf(t, p, "a:1"))
 }
 
 func TestCanceledIsNotSent(t *testing.T) {
@@ -237,7 +237,7 @@ func TestBR01CallersAreNeutral(t *testing.T) {
 			e.out.Store(1 << 62)
 		}
 	}
-	p.lastOut.Store(1 << 62)
+	p.changes.Add(1)
 	p.ejecting.Unlock()
 	rt := p.Transport(newBase(t))
 	for range 1_000 {
@@ -249,7 +249,7 @@ func TestBR01CallersAreNeutral(t *testing.T) {
 		_, err := rt.RoundTrip(request(t, "http://orders/").WithContext(ctx))
 		require.ErrorIs(t, err, context.Canceled)
 	}
-	require.Equal(t, EndpointStatus{Address: addr}, statusOf(t, p, addr), "no sample, no failure")
+	require.Equal(t, EndpointStatus{Address: addr, Weight: 1}, statusOf(t, p, addr), "no sample, no failure")
 	for range 1_000 {
 		resp, err := rt.RoundTrip(request(t, "http://orders/missing"))
 		require.NoError(t, err)
@@ -348,7 +348,7 @@ func TestOutcomes(t *testing.T) {
 			p := newPool(t, b, func(c *Config) { c.Interval, c.Cooldown = time.Hour, time.Millisecond })
 			require.NoError(t, p.WaitReady(t.Context()))
 			e := at(t, p, addr)
-			p.state.Store(&state{p.state.Load().version, []*Endpoint{e}}) // no choice
+			p.use(p.state.Load().version, []*Endpoint{e}) // no choice
 			for range 2 {
 				try(t, e, Failure)
 			}
