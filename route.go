@@ -20,6 +20,10 @@ type Route struct {
 	// gives [FactLane] picks one. A route without backends is answered by the
 	// dispatcher itself, as a redirect is.
 	Backends []WeightedDestination
+	// Lanes are, in a rule of a service, what its other rules have beside the
+	// Backends: the subsets that a call which is in their lane already keeps to.
+	// A subset that is among the Backends is none of them.
+	Lanes []WeightedDestination
 	// Timeout bounds a call that goes by the route, with all its attempts. The
 	// dispatcher enforces it. 0 is no bound of the route's.
 	Timeout time.Duration

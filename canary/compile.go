@@ -3,6 +3,7 @@ package canary
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/textproto"
 	"slices"
 	"strings"
@@ -11,60 +12,54 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 )
 
-// state is one version of a Config, compiled. Nothing in it changes but what
-// targets remember.
+// state is one version of a Config, compiled. Nothing in it changes but the
+// destinations that it has met.
 type state struct {
 	salt     hash
-	splits   map[serviceKey]*split
+	services gatemesh.ServiceRouter // or nil
+	splits   map[service]*split
 	observer gatemesh.Observer
+	// met are destinations to stamp, by what they are. Configurations name few.
+	met atomic.Pointer[map[gatemesh.Destination]*gatemesh.Destination]
 }
 
-type serviceKey struct{ service, namespace string }
+type service struct{ name, namespace string }
 
-type split struct {
-	seed  hash
-	rules []rule
-	lanes map[string]*target // by subset, those that can be chosen at all
-}
+func serviceOf(d gatemesh.Destination) service { return service{d.Service, d.Namespace} }
+
+// split is a compiled Split.
+type split struct{ rules []rule }
 
 type rule struct {
 	matches []Match
-	targets []target
+	route   gatemesh.Route
 }
 
-// target is a compiled Target.
-type target struct {
-	destination gatemesh.Destination
-	weight      uint32
-	// ports are copies of destination with the ports of routes, if it has none
-	// of its own. There are as many as routes to the service have ports.
-	ports atomic.Pointer[[]*gatemesh.Destination]
-}
+// maxMet bounds the destinations that are remembered: a caller may choose the
+// port of one.
+const maxMet = 256
 
-func weightOf(t *target) uint32 { return t.weight }
-
-// to returns where a call to port goes. It allocates only when it meets a port
-// for the first time.
-func (t *target) to(port uint16) *gatemesh.Destination {
-	if t.destination.Port != 0 || port == 0 {
-		return &t.destination
-	}
+// stamped returns d for an Admission. It allocates only when it meets d for the
+// first time.
+func (s *state) stamped(d gatemesh.Destination) *gatemesh.Destination {
 	for {
-		known := t.ports.Load()
-		var old []*gatemesh.Destination
+		known := s.met.Load()
+		var old map[gatemesh.Destination]*gatemesh.Destination
 		if known != nil {
 			old = *known
 		}
-		for _, d := range old {
-			if d.Port == port {
-				return d
-			}
+		if met := old[d]; met != nil {
+			return met
 		}
-		d := t.destination
-		d.Port = port
-		grown := append(old[:len(old):len(old)], &d)
-		if t.ports.CompareAndSwap(known, &grown) {
-			return &d
+		add := d
+		if len(old) >= maxMet {
+			return &add
+		}
+		grown := make(map[gatemesh.Destination]*gatemesh.Destination, len(old)+1)
+		maps.Copy(grown, old)
+		grown[d] = &add
+		if s.met.CompareAndSwap(known, &grown) {
+			return &add
 		}
 	}
 }
@@ -85,15 +80,15 @@ func compile(cfg Config) (*state, error) {
 	if cfg.Salt == "" {
 		cfg.Salt = DefaultSalt
 	}
-	s := &state{salt: fnvOffset.add(cfg.Salt), splits: map[serviceKey]*split{}, observer: cfg.Observer}
-	first := map[serviceKey]int{}
+	s := &state{salt: fnvOffset.add(cfg.Salt), services: cfg.Services, splits: map[service]*split{}, observer: cfg.Observer}
+	first := map[service]int{}
 	var f faults
 	for i := range cfg.Splits {
 		in, field := &cfg.Splits[i], fmt.Sprintf("Config.Splits[%d]", i)
 		if in.Service == "" {
 			f.add(in.Position, "%s.Service is required", field)
 		}
-		key := serviceKey{in.Service, in.Namespace}
+		key := service{in.Service, in.Namespace}
 		if earlier, ok := first[key]; ok {
 			f.add(in.Position, "%s: service %s has a split already, Config.Splits[%d]", field,
 				gatemesh.Destination{Service: in.Service, Namespace: in.Namespace}, earlier)
@@ -103,19 +98,12 @@ func compile(cfg Config) (*state, error) {
 		if len(in.Rules) == 0 {
 			f.add(in.Position, "%s.Rules is required", field)
 		}
-		out := &split{
-			seed:  s.salt.add("split").add(in.Service).add(in.Namespace),
-			rules: make([]rule, len(in.Rules)), lanes: map[string]*target{},
-		}
+		out := &split{rules: make([]rule, len(in.Rules))}
 		for j := range in.Rules {
 			f.rule(&out.rules[j], &in.Rules[j], in, fmt.Sprintf("%s.Rules[%d]", field, j))
-			for k := range out.rules[j].targets {
-				t := &out.rules[j].targets[k]
-				if subset := t.destination.Subset; subset != "" && t.weight > 0 && out.lanes[subset] == nil {
-					out.lanes[subset] = t
-				}
-			}
+			out.rules[j].route.Name = fmt.Sprintf("%s/%d", gatemesh.Destination{Service: in.Service, Namespace: in.Namespace}, j)
 		}
+		out.lanes()
 		s.splits[key] = out
 	}
 	if err := errors.Join(f.errs...); err != nil {
@@ -145,7 +133,7 @@ func (f *faults) rule(out *rule, in *Rule, of *Split, field string) {
 	if len(in.Targets) == 0 {
 		f.add(at, "%s.Targets is required", field)
 	}
-	out.targets = make([]target, len(in.Targets))
+	backends := make([]gatemesh.WeightedDestination, len(in.Targets))
 	sum := uint64(0)
 	for i, t := range in.Targets {
 		sum += uint64(t.Weight)
@@ -155,17 +143,35 @@ func (f *faults) rule(out *rule, in *Rule, of *Split, field string) {
 			}
 			t.Service, t.Namespace = of.Service, of.Namespace
 		}
-		out.targets[i].weight = t.Weight
-		out.targets[i].destination = gatemesh.Destination{
+		backends[i].Weight = t.Weight
+		backends[i].Destination = gatemesh.Destination{
 			Service: t.Service, Namespace: t.Namespace, Subset: t.Subset, Port: t.Port,
 		}
 	}
 	switch {
 	case sum > 0:
 	case len(in.Targets) == 1:
-		out.targets[0].weight = 1
+		backends[0].Weight = 1
 	case len(in.Targets) > 1:
 		f.add(at, "%s.Targets: the weights must not all be 0", field)
+	}
+	out.route.Backends = backends
+}
+
+// lanes gives each rule those of the other rules.
+func (s *split) lanes() {
+	has := func(backends []gatemesh.WeightedDestination, subset string) bool {
+		return slices.ContainsFunc(backends, func(b gatemesh.WeightedDestination) bool { return b.Destination.Subset == subset })
+	}
+	for i := range s.rules {
+		r := &s.rules[i].route
+		for _, other := range s.rules {
+			for _, b := range other.route.Backends {
+				if subset := b.Destination.Subset; subset != "" && b.Weight > 0 && !has(r.Backends, subset) && !has(r.Lanes, subset) {
+					r.Lanes = append(r.Lanes, b)
+				}
+			}
+		}
 	}
 }
 

@@ -11,8 +11,12 @@ type Config struct {
 	// replica, and changing it deals every user to a version anew. Default:
 	// [DefaultSalt].
 	Salt string
-	// Splits hold the rules of each service; at most one for a service. A
-	// service without a Split is left alone. Default: none.
+	// Services say which backends a call to a service has, such as a
+	// routing.Router with its Services. Default: nothing is said about any.
+	Services gatemesh.ServiceRouter
+	// Splits hold rules for those who have no Services; at most one for a
+	// service. A service that has a Split is not looked up in Services.
+	// Default: none.
 	Splits []Split
 	// Observer receives the events of [Splitter.Handler]. Default: nobody.
 	Observer gatemesh.Observer

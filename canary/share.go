@@ -71,40 +71,41 @@ func (h hash) addr(a netip.Addr) hash {
 }
 
 // choose returns which of n shares the point falls on, where weight(i) is the
-// size of share i, or -1 if all are 0.
+// size of share i, and how far into it, or -1 if all are 0. The sum of the
+// weights must be below 1<<64.
 //
 // The shares lie side by side in a fixed order: those with odd numbers from the
 // lower end inwards, those with even numbers from the upper end inwards, and
 // share 0 between them. So a share that grows at the cost of share 0 keeps the
 // users it has and takes new ones from share 0 alone, if n is at most 3; with
 // more, its inner neighbours move as far as it has grown.
-func choose[T any](point uint64, shares []T, weight func(*T) uint32) int {
+func choose(point uint64, n int, weight func(int) uint64) (i int, into uint64) {
 	var total uint64
-	for i := range shares {
-		total += uint64(weight(&shares[i]))
+	for i := range n {
+		total += weight(i)
 	}
 	if total == 0 {
-		return -1
+		return -1, 0
 	}
 	at, _ := bits.Mul64(point, total) // point/2^64 of total
-	for i := 1; i < len(shares); i += 2 {
-		w := uint64(weight(&shares[i]))
+	for i := 1; i < n; i += 2 {
+		w := weight(i)
 		if at < w {
-			return i
+			return i, at
 		}
 		at -= w
 	}
-	w := uint64(weight(&shares[0]))
+	w := weight(0)
 	if at < w {
-		return 0
+		return 0, at
 	}
 	at -= w
-	for i := (len(shares) - 1) &^ 1; i > 0; i -= 2 {
-		w := uint64(weight(&shares[i]))
+	for i := (n - 1) &^ 1; i > 0; i -= 2 {
+		w := weight(i)
 		if at < w {
-			return i
+			return i, at
 		}
 		at -= w
 	}
-	return -1 // not reached: at was below the total
+	return -1, 0 // not reached: at was below the total
 }

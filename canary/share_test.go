@@ -24,7 +24,11 @@ func TestVectors(t *testing.T) {
 		add("subject").add("https://idp.example").add("user-1").point())
 }
 
-func self(w *uint32) uint32 { return *w }
+// chosen is choose by the weights themselves.
+func chosen(point uint64, weights ...uint32) int {
+	i, _ := choose(point, len(weights), func(i int) uint64 { return uint64(weights[i]) })
+	return i
+}
 
 func TestChooseBounds(t *testing.T) {
 	t.Parallel()
@@ -51,7 +55,7 @@ func TestChooseBounds(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			assert.Equal(t, tt.want, choose(tt.point, tt.weights, self))
+			assert.Equal(t, tt.want, chosen(tt.point, tt.weights...))
 		})
 	}
 }
@@ -63,7 +67,7 @@ func FuzzChoose(f *testing.F) {
 	f.Add(uint64(1)<<62, uint32(1<<31), uint32(1<<31), uint32(3), uint32(1<<30))
 	f.Fuzz(func(t *testing.T, point uint64, w0, w1, w2, delta uint32) {
 		before := []uint32{w0, w1, w2}
-		got := choose(point, before, self)
+		got := chosen(point, before...)
 		if got < 0 {
 			require.Zero(t, uint64(w0)+uint64(w1)+uint64(w2))
 			return
@@ -73,11 +77,11 @@ func FuzzChoose(f *testing.F) {
 		// Two targets, and the second one's weight grows by any means: by
 		// itself or at the cost of the first.
 		if uint64(w0)+uint64(w1) > 0 {
-			two := choose(point, []uint32{w0, w1}, self)
-			require.Equal(t, two, choose(point, []uint32{w0, w1}, self))
+			two := chosen(point, w0, w1)
+			require.Equal(t, two, chosen(point, w0, w1))
 			if grown, carry := bits.Add32(w1, delta, 0); carry == 0 {
-				require.GreaterOrEqual(t, choose(point, []uint32{w0, grown}, self), two)
-				require.GreaterOrEqual(t, choose(point, []uint32{w0 - min(w0, delta), grown}, self), two)
+				require.GreaterOrEqual(t, chosen(point, w0, grown), two)
+				require.GreaterOrEqual(t, chosen(point, w0-min(w0, delta), grown), two)
 			}
 		}
 		// Three, and one of them grows at the cost of the first: nobody moves
@@ -92,7 +96,7 @@ func FuzzChoose(f *testing.F) {
 			}
 			after := []uint32{w0 - delta, w1, w2}
 			after[i] = grown
-			if now := choose(point, after, self); now != got {
+			if now := chosen(point, after...); now != got {
 				require.Equal(t, 0, got)
 				require.Equal(t, i, now)
 			}

@@ -53,66 +53,124 @@ func (s *Splitter) Change(cfg Config) gatemesh.Change {
 var (
 	denyNoRule    = gatemesh.Deny(gatemesh.NotFound, "no_version", "No version of the service takes this request.")
 	denyNoBackend = gatemesh.Deny(gatemesh.Internal, "no_backend", "The request could not be processed.")
+	denyNoRoute   = gatemesh.Deny(gatemesh.Internal, "no_route_table", "The request could not be processed.")
 )
 
-// Admit stamps Lane and Destination.
+// Admit stamps Backend, ServiceRoute, ServiceBackend, Lane and Destination.
 //
-// If the route has several backends, one is chosen by weight first, in the
-// same way as versions are. A destination that names a subset is final. If
-// there is a Split for the destination's service, the first rule that matches
-// decides, by the weights of its targets; if none matches, the call is NotFound.
-// Without a Split the destination stays as it is.
+// Two decisions follow one another, and both are made by weight. Unless the
+// call has a destination already, as one that we make has, one of the backends
+// of its Route is chosen. Then [Config.Services] says which rule there is for
+// calls like this one to that service, and one of the rule's backends is chosen;
+// a backend without a port gets the port that the first decision gave. A service
+// of which nothing is said stays as it is, and so does a destination that names
+// a subset: it is final. Routes and rules without backends are answered by
+// whoever stands behind.
 //
 // A call that comes with a lane, because another service or an earlier gateway
-// has chosen one and a signed identity carried it here, keeps it if some target
-// of the Split has a subset of that name and a weight. The lane then takes
-// precedence over the rules, so that a tree of calls stays in one version.
+// has chosen one and a signed identity carried it here, keeps it if a backend
+// has a subset of that name and a weight, or if the rule has none of that name
+// and another rule of the service has. The lane goes before the weights, so
+// that a tree of calls stays in one version. A lane that nobody serves means
+// nothing.
+//
+// An inbound call that no route table has seen is refused as Internal.
 func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	state := s.state.For(c)
-	d := c.Destination()
 	adm := gatemesh.Admission{}
-	if d == (gatemesh.Destination{}) && c.Route() != nil && len(c.Route().Backends) > 0 {
-		backends := c.Route().Backends
-		i := choose(state.salt.add("route").add(c.Route().Name).user(c).point(), backends, backendWeight)
-		if i < 0 {
+	d := c.Destination()
+	if d == (gatemesh.Destination{}) {
+		r := c.Route()
+		switch {
+		case r == nil && !c.Outbound():
+			return gatemesh.Admission{}, denyNoRoute
+		case r == nil || len(r.Backends) == 0:
+			return adm, nil
+		}
+		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r); adm.Backend == nil {
 			return gatemesh.Admission{}, denyNoBackend
 		}
-		adm.Destination = &backends[i].Destination
-		d = backends[i].Destination
+		adm.Destination = &adm.Backend.Destination
+		d = adm.Backend.Destination
 	}
 	if d.Subset != "" {
 		adm.Lane = d.Subset
 		return adm, nil
 	}
-	split := state.splits[serviceKey{d.Service, d.Namespace}]
-	if split == nil {
+	r, err := state.routeTo(c, d)
+	if err != nil {
+		return gatemesh.Admission{}, err
+	}
+	if r == nil {
 		return adm, nil
 	}
-	t := split.target(c)
-	if t == nil {
-		return gatemesh.Admission{}, denyNoRule
+	adm.ServiceRoute = r
+	if len(r.Backends) == 0 {
+		return adm, nil
 	}
-	return gatemesh.Admission{Lane: t.destination.Subset, Destination: t.to(d.Port)}, nil
+	if adm.ServiceBackend = pick(state.salt.add("split").add(d.Service).add(d.Namespace), c, r); adm.ServiceBackend == nil {
+		return gatemesh.Admission{}, denyNoBackend
+	}
+	to := adm.ServiceBackend.Destination
+	if to.Port == 0 {
+		to.Port = d.Port
+	}
+	adm.Lane, adm.Destination = to.Subset, state.stamped(to)
+	return adm, nil
 }
 
-func backendWeight(b *gatemesh.WeightedDestination) uint32 { return b.Weight }
+// routeTo returns the rule for c if it goes to d, or nil.
+func (s *state) routeTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Route, error) {
+	if split := s.splits[serviceOf(d)]; split != nil {
+		for i := range split.rules {
+			if r := &split.rules[i]; r.holds(c) {
+				return &r.route, nil
+			}
+		}
+		return nil, denyNoRule
+	}
+	if s.services == nil {
+		return nil, nil
+	}
+	return s.services.RouteTo(c, d)
+}
 
-// target returns the target for c, or nil if no rule matches.
-func (s *split) target(c *gatemesh.Call) *target {
-	if lane := c.Lane(); lane != "" {
-		if t := s.lanes[lane]; t != nil {
-			return t
+// pick returns the backend of r for c, or nil if none has a weight.
+func pick(seed hash, c *gatemesh.Call, r *gatemesh.Route) *gatemesh.WeightedDestination {
+	if b := kept(c.Lane(), r); b != nil {
+		return b
+	}
+	if len(r.Backends) == 1 && r.Backends[0].Weight > 0 {
+		return &r.Backends[0]
+	}
+	i, _ := choose(seed.user(c).point(), len(r.Backends), func(i int) uint64 { return uint64(r.Backends[i].Weight) })
+	if i < 0 {
+		return nil
+	}
+	return &r.Backends[i]
+}
+
+// kept returns the backend for a call that comes in lane, or nil if r does not
+// keep it there.
+func kept(lane string, r *gatemesh.Route) *gatemesh.WeightedDestination {
+	if lane == "" {
+		return nil
+	}
+	known := false
+	for i := range r.Backends {
+		if b := &r.Backends[i]; b.Destination.Subset == lane {
+			if known = true; b.Weight > 0 {
+				return b
+			}
 		}
 	}
-	for i := range s.rules {
-		r := &s.rules[i]
-		if !r.holds(c) {
-			continue
+	if known {
+		return nil
+	}
+	for i := range r.Lanes {
+		if b := &r.Lanes[i]; b.Destination.Subset == lane && b.Weight > 0 {
+			return b
 		}
-		if len(r.targets) == 1 {
-			return &r.targets[0]
-		}
-		return &r.targets[choose(s.seed.user(c).point(), r.targets, weightOf)]
 	}
 	return nil
 }
@@ -151,12 +209,15 @@ func (s *Splitter) AdmitCached(ctx context.Context, c *gatemesh.Call) (adm gatem
 // Layer returns the Splitter's place in a [gatemesh.Chain]: behind the route
 // table, and behind authentication and policy where they are, so that users
 // are dealt by name and only what is allowed is dealt at all.
+//
+// It is a layer of a [gatemesh.Outbound] as well, for services that call one
+// another without a proxy. The users are those of the calls that ours are made
+// for, and the lane is theirs.
 func (s *Splitter) Layer() gatemesh.Layer {
 	return gatemesh.Layer{
 		Name:  "canary",
-		Needs: []gatemesh.Fact{gatemesh.FactRoute},
 		Gives: []gatemesh.Fact{gatemesh.FactLane},
-		After: []gatemesh.Fact{gatemesh.FactPrincipal, gatemesh.FactPolicy},
+		After: []gatemesh.Fact{gatemesh.FactRoute, gatemesh.FactPrincipal, gatemesh.FactPolicy},
 		Gate:  s,
 	}
 }

@@ -433,14 +433,21 @@ func TestLayer(t *testing.T) {
 	giver := func(f gatemesh.Fact) gatemesh.Layer {
 		return gatemesh.Layer{Name: string(f), Gives: []gatemesh.Fact{f}, Gate: gatemesh.GateFunc(nil)}
 	}
-	_, err := gatemesh.NewChain(entry, s.Layer())
-	require.Error(t, err, "a split needs a route")
-	_, err = gatemesh.NewChain(entry, giver(gatemesh.FactRoute), giver(gatemesh.FactPrincipal), giver(gatemesh.FactPolicy), s.Layer())
+	_, err := gatemesh.NewChain(entry, giver(gatemesh.FactRoute), giver(gatemesh.FactPrincipal), giver(gatemesh.FactPolicy), s.Layer())
 	require.NoError(t, err)
-	for _, f := range []gatemesh.Fact{gatemesh.FactPrincipal, gatemesh.FactPolicy} {
-		_, err = gatemesh.NewChain(entry, giver(gatemesh.FactRoute), s.Layer(), giver(f))
+	for _, f := range []gatemesh.Fact{gatemesh.FactRoute, gatemesh.FactPrincipal, gatemesh.FactPolicy} {
+		_, err = gatemesh.NewChain(entry, s.Layer(), giver(f))
 		require.ErrorContains(t, err, string(f))
 	}
+
+	// An outbound call has no route; one that came in and has none has met no
+	// table, and goes nowhere.
+	_, err = s.Admit(t.Context(), call(t, func(in *gatemesh.CallInfo) { in.Route, in.Destination = nil, gatemesh.Destination{} }))
+	require.EqualError(t, err, "internal: no_route_table: The request could not be processed.")
+	_, err = s.Admit(t.Context(), call(t, func(in *gatemesh.CallInfo) {
+		in.Parent, in.Route, in.Destination = call(t), nil, gatemesh.Destination{}
+	}))
+	require.NoError(t, err)
 }
 
 func TestAllocations(t *testing.T) {

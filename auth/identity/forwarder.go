@@ -25,7 +25,7 @@ func Forward() gatemesh.Layer {
 // An identity is put on every attempt, and only on one that may be made.
 var (
 	identityGives = []gatemesh.Fact{gatemesh.FactIdentity}
-	identityAfter = []gatemesh.Fact{gatemesh.FactAttempt, gatemesh.FactBreaker}
+	identityAfter = []gatemesh.Fact{gatemesh.FactLane, gatemesh.FactAttempt, gatemesh.FactBreaker}
 )
 
 func forward(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
