@@ -198,11 +198,20 @@ func (set *Set) Listeners() []Listener {
 }
 
 // RouteListeners returns [Set.Listeners] as the route table wants them, for
-// [routing.Config.Listeners].
-func (set *Set) RouteListeners() []routing.Listener {
+// [routing.Config.Listeners]. Ports say at which local port calls arrive that
+// are for a port of the Gateway, such as 8443 for 443 behind a Service; 0 is
+// every port. A port that is not in them is the local port itself, but for that
+// of a Gateway which has only one: its calls may arrive anywhere.
+func (set *Set) RouteListeners(ports map[uint16]uint16) []routing.Listener {
 	var out []routing.Listener
-	for _, l := range set.Listeners() {
-		out = append(out, routing.Listener{Name: l.Name, Position: l.Position, Hostname: l.Hostname, Port: l.Port, TLS: l.HTTPS})
+	list := set.Listeners()
+	single := !slices.ContainsFunc(list, func(l Listener) bool { return l.Port != list[0].Port })
+	for _, l := range list {
+		local, known := ports[l.Port]
+		if !known && !single {
+			local = l.Port
+		}
+		out = append(out, routing.Listener{Name: l.Name, Position: l.Position, Hostname: l.Hostname, Port: local, TLS: l.HTTPS})
 	}
 	return out
 }

@@ -198,7 +198,7 @@ func (set *Set) forEach() []*Set {
 // server, so that there is one for each destination here.
 func (set *Set) verifyRoutes(f *faults) {
 	cfg := routing.Config{
-		Listeners: set.RouteListeners(), Routes: set.Routes(), Subsets: set.Subsets(),
+		Listeners: set.RouteListeners(nil), Routes: set.Routes(), Subsets: set.Subsets(),
 		Services: set.services(func(*httpMatch) bool { return true }),
 	}
 	known := make(map[service]bool)
