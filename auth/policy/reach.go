@@ -78,7 +78,8 @@ type Unserved struct {
 // ServeMux refuses.
 //
 // The routes are judged by all requests that they can serve, not by examples,
-// and by what ServeMux would give to a more specific route. What cannot be
+// and by what ServeMux would give to a more specific route, or answer with a
+// redirect to it. What cannot be
 // known makes a route more open: addresses, ports, header fields and server
 // names are taken to be what an ALLOW rule wants and a DENY rule does not; the
 // identity of a caller is not asked, for Restricted; hooks are taken to consent.
@@ -89,11 +90,12 @@ func (e *Engine) Coverage(routes []string) (*Coverage, error) {
 	if s == nil {
 		return nil, errors.New("policy: the engine has no configuration")
 	}
-	parsed, err := parseRoutes(routes)
+	mux := http.NewServeMux()
+	parsed, err := parseRoutes(mux, routes)
 	if err != nil {
 		return nil, err
 	}
-	c := coverer{state: s, routes: parsed, queries: make(map[*condition]query)}
+	c := coverer{state: s, mux: mux, routes: parsed, queries: make(map[*condition]query)}
 	for _, r := range parsed {
 		if r.host != "" {
 			c.hosts = append(c.hosts, literal(r.host))
@@ -108,6 +110,7 @@ func (e *Engine) Coverage(routes []string) (*Coverage, error) {
 
 type coverer struct {
 	state          *state
+	mux            *http.ServeMux // of the routes
 	routes         []*route
 	hosts, methods []lang // of the routes
 	denied         []denial
@@ -294,6 +297,12 @@ func (c *coverer) meet(r *route, q query, counts func(denial) bool) (example str
 					terms = append(terms, term{any: []lang{w.lang}, not: true})
 				}
 			}
+			for _, w := range r.redirects {
+				// Of CONNECT, ServeMux asks another host than the call's.
+				if m != http.MethodConnect && w.serves(m, h) {
+					terms = append(terms, term{any: []lang{w.redirected}, not: true})
+				}
+			}
 			for _, d := range c.denied {
 				if counts != nil && counts(d) && d.clause.holdsFor(&one, fieldMethod, fieldHost) {
 					t := d.clause.term(fieldPath)
@@ -302,10 +311,10 @@ func (c *coverer) meet(r *route, q query, counts func(denial) bool) (example str
 				}
 			}
 			if p, ok := search(terms); ok {
-				if p != "" {
-					p = m + " " + h + p
+				if p != "" && r.takes(c.mux, m, h, p) {
+					example = m + " " + h + p
 				}
-				return p, true
+				return example, true
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -16,13 +17,15 @@ type route struct {
 	method, host, path string // "" is any method or host
 	lang               lang
 	winners            []*route // which serve what they and this one match
+	below              bool     // it ends in a slash or {x...}: what it serves may go on
+	redirected         lang     // what lacks only a final slash to be just r; nil is nothing
+	redirects          []*route // to which ServeMux redirects some of what r matches
 }
 
 // parseRoutes reads patterns as they stand in one http.ServeMux.
-func parseRoutes(patterns []string) ([]*route, error) {
+func parseRoutes(mux *http.ServeMux, patterns []string) ([]*route, error) {
 	var routes []*route
 	var errs []error
-	mux := http.NewServeMux()
 	for _, p := range patterns {
 		if err := register(mux, p); err != nil {
 			errs = append(errs, err)
@@ -42,6 +45,9 @@ func parseRoutes(patterns []string) ([]*route, error) {
 		for _, other := range routes {
 			if other != r && other.wins(r) {
 				r.winners = append(r.winners, other)
+			}
+			if other != r && other.redirectsFrom(r) {
+				r.redirects = append(r.redirects, other)
 			}
 		}
 	}
@@ -80,12 +86,13 @@ func parseRoute(pattern string) (*route, error) {
 			rest = "/" + tail
 		}
 		r.lang = append(r.lang, item{itemByte, '/'})
+		upTo := r.lang[:len(r.lang)-1]
 		switch {
-		case segment == "" && rest == "": // what ends in a slash stands for all below
+		case segment == "" && rest == "", strings.HasSuffix(segment, "...}"): // a final slash stands for all below
+			r.below, r.redirected = true, slices.Clone(upTo)
 			r.lang = append(r.lang, item{kind: itemAny})
 		case segment == "{$}":
-		case strings.HasSuffix(segment, "...}"):
-			r.lang = append(r.lang, item{kind: itemAny})
+			r.redirected = slices.Clone(upTo)
 		case strings.HasPrefix(segment, "{"):
 			r.lang = append(r.lang, item{kind: itemOne}, item{kind: itemSegment})
 		default:
@@ -133,4 +140,23 @@ func (r *route) wins(other *route) bool {
 	}
 	_, beyond := search([]term{{any: []lang{r.lang}}, {any: []lang{other.lang}, not: true}})
 	return !beyond
+}
+
+// redirectsFrom reports whether ServeMux answers some of what other matches
+// with a redirect to r: r is "/a/" or "/a/{$}", the path "/a", and the best that
+// matches it is a wider pattern such as "/". One that names a host and matches
+// "/a" matches "/a/" too, so one without a host takes nothing from it.
+func (r *route) redirectsFrom(other *route) bool {
+	return other.below && len(r.redirected) > 0 && (r.host == other.host || other.host == "")
+}
+
+// takes reports whether mux gives r the request with this escaped path, and
+// does not redirect it.
+func (r *route) takes(mux *http.ServeMux, method, host, path string) bool {
+	decoded, err := url.PathUnescape(path)
+	if err != nil {
+		return false
+	}
+	_, pattern := mux.Handler(&http.Request{Method: method, Host: host, URL: &url.URL{Path: decoded, RawPath: path}})
+	return pattern == r.pattern // of a redirect, it is the one redirected to
 }

@@ -72,6 +72,13 @@ func TestCoverage(t *testing.T) {
 		{"what a prefix begins with", []string{"/a", "/a/{x...}"}, allow(Rule{To: op("", "", "/a*")}), "oo", ""},
 		{"denied in another method", []string{"GET /a", "POST /a"}, deny(allow(Rule{}), Rule{To: op("POST", "", "/a")}), "oc", ""},
 		{"denied at another host", []string{"a.test/a", "b.test/a"}, deny(allow(Rule{}), Rule{To: op("", "b.*", "/a")}), "oc", ""},
+		{"a redirect", []string{"/", "/a/"}, allow(Rule{To: op("", "", "/a")}), "cc", "1"},
+		{"a redirect to the slash alone", []string{"/{x...}", "/a/{$}"}, allow(Rule{To: op("", "", "/a")}), "cc", "1"},
+		{"a redirect of a variable", []string{"/", "/{x}/"}, allow(Rule{To: op("", "", "/a")}), "cc", "1"},
+		{"a redirect at a host", []string{"/", "a.test/a/"}, allow(Rule{To: op("", "a.test", "/a")}), "cc", "1"},
+		{"no redirect from a host", []string{"a.test/", "/a/"}, allow(Rule{To: op("", "", "/a")}), "oc", ""},
+		{"no redirect for another method", []string{"/", "POST /a/"}, allow(Rule{To: op("GET", "", "/a")}), "oc", ""},
+		{"no redirect for a narrower one", []string{"/{x}", "/a/"}, allow(Rule{To: op("", "", "/a")}), "oc", ""},
 		{"some paths", []string{"/a/{x}"}, allow(Rule{To: op("", "", "/a/*,/b,/c/*")}), "o", "/b,/c/*"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -159,4 +166,16 @@ func TestCoverageGivesUpOpen(t *testing.T) {
 	report, err := e.Coverage([]string{"/never/{x}", "/other"})
 	require.NoError(t, err)
 	assert.Equal(t, []Access{Open, Closed}, []Access{report.Routes[0].Access, report.Routes[1].Access})
+}
+
+// Of CONNECT, ServeMux redirects by another host than the one a call is judged
+// by: the route counts as open, and no example is given that it might not get.
+func TestCoverageOfConnect(t *testing.T) {
+	t.Parallel()
+	e := engine(t, config(policyOf("p", ActionAllow, to(Operation{Methods: []string{"CONNECT"}, Paths: []string{"/a"}}))))
+	report, err := e.Coverage([]string{"/", "/a/"})
+	require.NoError(t, err)
+	assert.Equal(t, []RouteCoverage{
+		{Pattern: "/", Access: Open, Rules: report.Routes[0].Rules, Why: "rule 1 of p"}, {Pattern: "/a/", Access: Closed},
+	}, report.Routes)
 }

@@ -178,5 +178,6 @@ func TestCoverageIsConservative(t *testing.T) {
 
 func FuzzCoverage(f *testing.F) {
 	f.Add(uint64(1))
+	f.Add(uint64(268)) // a redirect to a final slash
 	f.Fuzz(func(t *testing.T, seed uint64) { checkCoverage(t, seed) })
 }
