@@ -1,9 +1,11 @@
 package manifest
 
 import (
+	"context"
 	"crypto/sha256"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/mtls"
@@ -200,6 +202,7 @@ func (set *Set) verifyRoutes(f *faults) {
 	cfg := routing.Config{
 		Listeners: set.RouteListeners(nil), Routes: set.Routes(), Subsets: set.Subsets(),
 		Services: set.services(func(*httpMatch) bool { return true }),
+		Outbound: []gatemesh.Layer{{Name: "retry", Retry: never{}}}, // or else routes could not ask for retries
 	}
 	known := make(map[service]bool)
 	for _, d := range destinations(cfg) {
@@ -217,6 +220,13 @@ func (set *Set) verifyRoutes(f *faults) {
 	if err == nil {
 		f.keep(router.Close())
 	}
+}
+
+// never is a Retrier for a table that carries no calls.
+type never struct{}
+
+func (never) Retry(context.Context, *gatemesh.Call, gatemesh.Attempt) (time.Duration, bool) {
+	return 0, false
 }
 
 // destinations returns where calls and copies of them go by cfg.

@@ -73,9 +73,9 @@ func TestHTTPRule(t *testing.T) {
 		"rewrite": {`filters: [{type: URLRewrite, urlRewrite: {hostname: in.example.com, path: {type: ReplacePrefixMatch, replacePrefixMatch: ""}}}], ` + to, routing.Route{Backends: b,
 			Filters: routing.Filters{Rewrite: &routing.Rewrite{Hostname: "in.example.com", Path: routing.PathChange{ReplacePrefix: true}}},
 		}},
-		"mirrors": {`filters: [{type: RequestMirror, requestMirror: {backendRef: {name: m, port: 2}}}, {type: RequestMirror, requestMirror: {backendRef: {name: n, port: 3}, percent: 0}}, {type: RequestMirror, requestMirror: {backendRef: {name: o, port: 4}, fraction: {numerator: 1, denominator: 8}}}, {type: RequestMirror, requestMirror: {backendRef: {name: p, port: 5}, fraction: {numerator: 7}}}], ` + to, routing.Route{Backends: b,
+		"mirrors": {`filters: [{type: RequestMirror, requestMirror: {backendRef: {name: m, port: 2}}}, {type: RequestMirror, requestMirror: {backendRef: {name: oo, port: 3}, percent: 0}}, {type: RequestMirror, requestMirror: {backendRef: {name: o, port: 4}, fraction: {numerator: 1, denominator: 8}}}, {type: RequestMirror, requestMirror: {backendRef: {name: p, port: 5}, fraction: {numerator: 7}}}], ` + to, routing.Route{Backends: b,
 			Filters: routing.Filters{Mirrors: []routing.Mirror{
-				{Destination: dest("m", 2)}, {Destination: dest("n", 3), Denominator: 100}, {Destination: dest("o", 4), Numerator: 1, Denominator: 8},
+				{Destination: dest("m", 2)}, {Destination: dest("oo", 3), Denominator: 100}, {Destination: dest("o", 4), Numerator: 1, Denominator: 8},
 				{Destination: dest("p", 5), Numerator: 7, Denominator: 100},
 			}},
 		}},
@@ -140,10 +140,10 @@ func TestGRPCRule(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := oneRule(t, "GRPCRoute", "{name: n, matches: ["+tt.match+"], backendRefs: [{name: b, port: 1}]}")
+			got, err := oneRule(t, "GRPCRoute", "{name: main, matches: ["+tt.match+"], backendRefs: [{name: b, port: 1}]}")
 			require.NoError(t, err)
 			assert.Equal(t, routing.Route{
-				Name: "default/r/grpc/n", Listeners: []string{"all"},
+				Name: "default/r/grpc/main", Listeners: []string{"all"},
 				Matches:  []routing.Match{{Protocol: gatemesh.GRPC, Path: tt.want}},
 				Backends: []routing.Backend{{Destination: dest("b", 1), Weight: 1}},
 			}, got)
@@ -197,7 +197,7 @@ func TestRouteFaults(t *testing.T) {
 		hr(`filters: [{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}], ` + to):                                                                                `filters[1]: URLRewrite is the type of spec.rules[0].filters[0] already`,
 		hr(`matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}], ` + to):                                     `filters[0].urlRewrite.path: ReplacePrefixMatch takes exactly one match, of type PathPrefix`,
 		hr(`matches: [{path: {value: /a}}, {path: {value: /b}}], backendRefs: [{name: b, port: 1, filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}]`): `backendRefs[0].filters[0].urlRewrite.path: ReplacePrefixMatch takes exactly one match, of type PathPrefix`,
-		hr(`backendRefs: [{name: b, port: 1, filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]`):                                                                                       `backendRefs[0].filters[0].requestRedirect: not supported by gatemesh: a redirect has no backend, so that it is a filter of the rule`,
+		hr(`backendRefs: [{name: b, port: 1, filters: [{type: RequestRedirect}]}]`):                                                                                                                         `backendRefs[0].filters[0].type: RequestRedirect is not supported by gatemesh; it must be RequestHeaderModifier or ResponseHeaderModifier or URLRewrite or RequestMirror`,
 		hr(`backendRefs: [{name: b, port: 1, weight: .nan}]`):                                                                                                                                               `backendRefs[0].weight: must be a whole number`,
 		hr(`backendRefs: [{name: b, port: 1, weight: -1}]`):                                                                                                                                                 `backendRefs[0].weight: -1 is not between 0 and 1000000`,
 		hr(`timeouts: {request: 1s, backendRequest: 2s}, ` + to):                                                                                                                                            `timeouts.backendRequest: is longer than request, which bounds it`,
