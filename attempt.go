@@ -31,10 +31,11 @@ type Attempt struct {
 	Replay func() error
 }
 
-// An Answerer is a [Finisher] of an outbound call that learns of the answer
-// before its body, which can take for ever. Answered is called at most once,
-// before anybody has read the body, and not if there is no answer. Finish
-// follows, on a gRPC stream perhaps while Answered still runs.
+// An Answerer is a [Finisher] that learns of the answer before its body, which
+// can take for ever. Answered is called at most once, before anybody has read
+// the body of an outbound call or the header of a received one is written, and
+// not if there is no answer: a received unary gRPC call has none before its
+// end. Finish follows, on a gRPC stream perhaps while Answered still runs.
 type Answerer interface {
 	Finisher
 	Answered(c *Call, a Attempt)

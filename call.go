@@ -176,7 +176,9 @@ type Call struct {
 	parent      *Call
 	received    time.Time
 	deadline    time.Time
+	asked       time.Time // when the caller gives up
 	until       time.Time
+	hop         Hop
 	pin         *pin     // the version of all configurations that the call sees
 	consumed    []string // what held a credential for us, as in Admission
 	names       []string // the reserved fields, by index into slots
@@ -342,6 +344,7 @@ type CallInfo struct {
 	Route       *Route
 	Lane        string
 	Destination Destination
+	Hop         Hop   // what the caller says
 	Parent      *Call // makes it an outbound call
 }
 
@@ -355,8 +358,9 @@ func NewCall(in CallInfo) (*Call, error) {
 		header: Header{fields: in.Header.Clone()}, remote: in.RemoteAddr, local: in.LocalAddr,
 		client: in.Client, sni: in.SNI, requestID: in.RequestID, peer: in.Peer, principal: in.Principal,
 		route: in.Route, lane: in.Lane, destination: in.Destination, parent: in.Parent,
-		outbound: in.Parent != nil, received: time.Now(), names: []string{IdentityHeader},
+		outbound: in.Parent != nil, received: time.Now(), names: []string{IdentityHeader}, hop: in.Hop,
 	}
+	c.gaveUpIn(in.Hop.Timeout)
 	if c.protocol == 0 {
 		c.protocol = HTTP
 	}

@@ -47,7 +47,7 @@ var arrows = map[string][]string{
 // compile in, by prefix.
 var foreign = map[string][]string{
 	"auth":              {"github.com/golang-jwt/jwt/v5"},
-	"breaker":           {"github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset"},
+	"breaker":           {"github.com/failsafe-go/failsafe-go", "github.com/bits-and-blooms/bitset", "github.com/influxdata/tdigest"},
 	"mtls":              {"github.com/spiffe/go-spiffe/v2/"},
 	"mtls/devca":        {"github.com/spiffe/go-spiffe/v2/"},
 	"mtls/spire":        {"github.com/spiffe/go-spiffe/v2/", "github.com/go-jose/go-jose/v4", "google.golang.org/", "golang.org/x/"},

@@ -123,6 +123,7 @@ func newEntryState(cfg EntryConfig) (*entryState, error) {
 	s.add(fieldHost, "host")
 	s.add(fieldConnection, "connection")
 	s.add(fieldRequestID, RequestIDHeader)
+	s.add(fieldHop, HopHeader)
 	var errs []error
 	s.TrustedProxies = append([]netip.Prefix(nil), cfg.TrustedProxies...)
 	for i, p := range s.TrustedProxies {
@@ -231,8 +232,10 @@ func (s *entryState) accept(ctx context.Context, c *Call, in *Inbound) (changed 
 	c.trusted = s.trusts(c.client) || c.peer != nil && s.TrustPeer != nil && s.TrustPeer(c.peer)
 	keepID := c.trusted || c.peer != nil && s.TrustRequestID != nil && s.TrustRequestID(c.peer)
 
-	header, changed, hostErr := s.takeHeader(c, in, keepID)
+	var hop Slot
+	header, changed, hostErr := s.takeHeader(c, in, keepID, &hop)
 	c.header = Header{fields: header, lower: in.LowerCase}
+	s.hearHop(ctx, c, in, &hop)
 	if c.trusted {
 		s.believe(c)
 	}

@@ -107,6 +107,28 @@ func (x *Exchange) Begun() {
 	}
 }
 
+// Responds says that the response to a received call begins, with an HTTP
+// status or 0, and tells the gates that wait for it; see [Answerer]. Only the
+// first call has an effect.
+func (x *Exchange) Responds(status int) {
+	if x.pin.version.Load() == nil {
+		return
+	}
+	x.Begun()
+	if !x.Pending() {
+		return
+	}
+	d := x.refusal()
+	o := Outcome{Code: CodeOf(status), Status: status, Denial: d}
+	switch {
+	case d != nil:
+		o.Code = d.grpcCode()
+	case x.call.protocol == GRPC:
+		o.Code, o.Status = OK, 0 // comes at the end
+	}
+	x.tellAnswered(Attempt{Outcome: o})
+}
+
 // Call returns the call.
 func (x *Exchange) Call() *Call { return &x.call }
 
@@ -392,7 +414,7 @@ func (x *Exchange) recoverFinisher(name string) {
 
 // setFields puts the request id and the gates' fields on a response. Fields of
 // the same name from several gates stand beside one another; what the handler
-// or the upstream wrote under that name goes.
+// or the upstream wrote under that name goes, but for lists to which everybody adds.
 func (x *Exchange) setFields(h http.Header) {
 	x.id[0] = x.call.requestID
 	h[RequestIDHeader] = x.id[:]
@@ -401,7 +423,7 @@ func (x *Exchange) setFields(h http.Header) {
 		for _, g := range x.fields[:i] {
 			first = first && !strings.EqualFold(g.Name, f.Name)
 		}
-		if first {
+		if first && !strings.EqualFold(f.Name, "Link") && !strings.EqualFold(f.Name, "Vary") {
 			h.Set(f.Name, f.Value)
 		} else {
 			h.Add(f.Name, f.Value)

@@ -14,6 +14,7 @@ const (
 	fieldHost
 	fieldConnection
 	fieldRequestID
+	fieldHop
 	fieldReserved // fieldReserved+i goes to slot i
 )
 
@@ -78,7 +79,7 @@ func (s *entryState) classify(name string) fieldAction {
 
 // takeHeader removes from the header what this caller may not send, copying it
 // on the first write, and fills the slots of c.
-func (s *entryState) takeHeader(c *Call, in *Inbound, keepID bool) (header map[string][]string, copied bool, err error) {
+func (s *entryState) takeHeader(c *Call, in *Inbound, keepID bool, hop *Slot) (header map[string][]string, copied bool, err error) {
 	header = in.Header
 	drop := func(name string) {
 		if !copied {
@@ -116,17 +117,26 @@ func (s *entryState) takeHeader(c *Call, in *Inbound, keepID bool) (header map[s
 			} else {
 				drop(name)
 			}
-		default:
-			slot := &c.slots[a-fieldReserved]
-			slot.Count += len(values)
-			slot.Value = ""
-			if slot.Count == 1 && len(values) == 1 {
-				slot.Value = values[0]
+		case fieldHop:
+			if c.peer != nil {
+				hop.take(values)
 			}
+			drop(name)
+		default:
+			c.slots[a-fieldReserved].take(values)
 			drop(name)
 		}
 	}
 	return header, copied, err
+}
+
+// take adds the values of a field in one of its spellings.
+func (s *Slot) take(values []string) {
+	s.Count += len(values)
+	s.Value = ""
+	if s.Count == 1 && len(values) == 1 {
+		s.Value = values[0]
+	}
 }
 
 // dropNominated drops the fields that a Connection value names. They end at

@@ -76,7 +76,7 @@ type Admission struct {
 	// zero is never. See [Revalidator].
 	Until time.Time
 	// Header fields go to the response of an inbound call, where they replace
-	// what the handler set, and onto the request of an outbound one, where an
+	// what the handler set, but for Link and Vary, which are added, and onto the request of an outbound one, where an
 	// empty Value takes the field off.
 	Header []Field
 	// Finish is told how the call ended. nil is not interested.

@@ -70,7 +70,7 @@ func (h *entryHandler) end(x *Exchange, r *http.Request) {
 	v := recover()
 	if v == nil && w.status == 0 && w.hijacked == nil {
 		v = guarded(func() {
-			if x.ctx.Err() == context.DeadlineExceeded { // else a handler that gave up would seem to have succeeded
+			if x.Context().Err() == context.DeadlineExceeded { // else a handler that gave up would seem to have succeeded
 				WriteDenial(w, r, x.Deny(x.Context(), "entry", errDeadline))
 				return
 			}

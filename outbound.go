@@ -88,6 +88,7 @@ type OutboundRequest struct {
 	Header                                    map[string][]string
 	LowerCase                                 bool // as in [Inbound]
 	Redirected                                bool // another host chose where the request goes
+	Once                                      bool // cannot be sent again, as a stream
 }
 
 // outgoing is what an Exchange of an outbound call has beyond a received one's.
@@ -95,6 +96,7 @@ type outgoing struct {
 	by      *Outbound
 	of      *Exchange // the call that this is an attempt of; nil for the call itself
 	tries   int
+	once    bool
 	went    []string // endpoints, oldest first; guarded by Exchange.mu
 	wentBuf [2]string
 }
@@ -137,6 +139,7 @@ func (o *Outbound) Start(ctx context.Context, in OutboundRequest) (*Exchange, *D
 	}
 	x := newOutboundExchange(o)
 	x.ctx, x.observer, x.gates = ctx, o.cfg.Observer, o.call
+	x.out.once = in.Once
 	c := &x.call
 	c.outbound, c.attempt, c.received, c.destination = true, 1, time.Now(), dest
 	c.protocol, c.scheme, c.method, c.rawQuery = in.Protocol, in.Scheme, in.Method, in.RawQuery
@@ -299,7 +302,7 @@ func ForeignHeader(ctx context.Context, h map[string][]string) (fields map[strin
 // carries. The caller owns the map, and not its values.
 func (x *Exchange) OutgoingHeader() map[string][]string {
 	h := x.call.header
-	out := make(map[string][]string, len(h.fields)+1+len(x.fields))
+	out := make(map[string][]string, len(h.fields)+2+len(x.fields))
 	for name, values := range h.fields {
 		if CarriesIdentity(name) || strings.EqualFold(name, RequestIDHeader) {
 			continue
@@ -310,6 +313,7 @@ func (x *Exchange) OutgoingHeader() map[string][]string {
 	}
 	x.id[0] = x.call.requestID
 	out[h.key(RequestIDHeader)] = x.id[:]
+	x.hopFields(out)
 	for _, f := range x.fields {
 		if f.Value == "" {
 			delete(out, h.key(f.Name))

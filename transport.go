@@ -106,6 +106,7 @@ func outboundRequest(r *http.Request) OutboundRequest {
 	in := OutboundRequest{
 		Protocol: HTTP, Scheme: r.URL.Scheme, Method: r.Method, Authority: r.URL.Host,
 		Path: r.URL.EscapedPath(), RawQuery: r.URL.RawQuery, Header: r.Header, Redirected: redirected(r),
+		Once: !replayable(r),
 	}
 	if in.Method == "" {
 		in.Method = http.MethodGet
@@ -127,7 +128,7 @@ func closeBody(r *http.Request) {
 
 // attemptOf describes an attempt whose body nobody has read yet.
 func attemptOf(a *Exchange, r *http.Request, resp *http.Response, err error) Attempt {
-	at := Attempt{Err: err, Replayable: !hasBody(r) || r.GetBody != nil}
+	at := Attempt{Err: err, Replayable: replayable(r)}
 	if err != nil {
 		at.Outcome = a.Failed(err)
 		return at
@@ -167,6 +168,9 @@ func lacksStatus(c Code) Code {
 }
 
 func hasBody(r *http.Request) bool { return r.Body != nil && r.Body != http.NoBody }
+
+// replayable reports whether r can be sent again as it was.
+func replayable(r *http.Request) bool { return !hasBody(r) || r.GetBody != nil }
 
 // discard gives up an answer. A short body is read, so that an HTTP/1
 // connection can be used again, but not waited for.

@@ -85,7 +85,7 @@ func (w *ResponseWriter) begin(status int) {
 		return
 	}
 	w.status = status
-	w.x.Begun()
+	w.x.Responds(status)
 	h := w.ResponseWriter.Header()
 	for _, hook := range w.hooks {
 		hook(status, h)
@@ -163,7 +163,7 @@ func (w *ResponseWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
 	}
-	w.x.Begun()
+	w.x.Responds(w.status)
 	w.hijacked = &hijackedConn{Conn: conn, w: w}
 	// What net/http has read ahead must be in the buffer of the new reader too,
 	// where websocket packages look for it. Everything later must come through

@@ -22,19 +22,25 @@ type budget struct {
 
 	mu     sync.Mutex
 	tokens float64
+	debt   float64   // what of the floor was not earned yet
 	last   time.Time // when the floor was looked at
 }
 
-func newBudget(now time.Time) *budget { return &budget{tokens: budgetFloor, last: now} }
+func newBudget(now time.Time) *budget {
+	return &budget{tokens: budgetFloor, debt: budgetFloor, last: now}
+}
 
-// earn credits one call.
+// earn credits one call. The floor is an advance, so that a busy service makes no
+// more retries than its share.
 func (b *budget) earn(share float64) {
 	if !b.used.Load() {
 		b.used.Store(true)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.tokens = min(b.tokens+share, budgetCap)
+	paid := min(share, b.debt)
+	b.debt -= paid
+	b.tokens = min(b.tokens+share-paid, budgetCap)
 }
 
 // spend takes a retry, if there is one.
@@ -42,7 +48,9 @@ func (b *budget) spend(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.tokens < budgetFloor {
-		b.tokens = min(b.tokens+float64(now.Sub(b.last))/float64(floorEvery), budgetFloor)
+		lent := min(float64(now.Sub(b.last))/float64(floorEvery), budgetFloor-b.tokens)
+		b.tokens += lent
+		b.debt = min(b.debt+lent, budgetFloor)
 	}
 	b.last = now
 	// A little less than one, as ten times a tenth is.

@@ -12,17 +12,29 @@ type DeadlineConfig struct {
 	// Timeout bounds a call with all its attempts, the pauses between them, and
 	// the body of the answer: streams end with it. Required. 1 ms to 24 hours.
 	Timeout time.Duration
+	// Unbounded names calls that Timeout does not bound, as streams that stay
+	// open. What their caller asks for holds all the same. Default: none.
+	Unbounded func(c *gatemesh.Call) bool
 }
 
-// Deadline is an outbound gate that bounds how long calls take. An earlier
-// deadline of the caller stands. What is over ends with DeadlineExceeded, and
-// counts against the callee. It is safe for concurrent use and needs no closing.
-// The zero Deadline refuses every call; use [NewDeadline].
+// Deadline is a gate that bounds how long calls take, on either side. An earlier
+// deadline of the caller stands.
+//
+// In an Outbound, what is over ends with DeadlineExceeded, and counts against
+// the callee. What is left goes to the callee with each attempt, less the time
+// that earlier ones took; see [gatemesh.Hop].
+//
+// In a Chain, it applies what the caller said ([gatemesh.Call.CallerDeadline]),
+// up to Timeout: the context of the handler ends with it, and so do the calls
+// that are made with that context. What came too late is refused at once.
+//
+// It is safe for concurrent use and needs no closing. The zero Deadline refuses
+// every call; use [NewDeadline].
 type Deadline struct {
 	state gatemesh.Live[DeadlineConfig]
 }
 
-var _ gatemesh.Gate = (*Deadline)(nil)
+var _ gatemesh.CachedGate = (*Deadline)(nil)
 
 // NewDeadline returns a Deadline.
 func NewDeadline(cfg DeadlineConfig) (*Deadline, error) {
@@ -46,7 +58,8 @@ func (d *Deadline) Change(cfg DeadlineConfig) gatemesh.Change {
 	}, nil)
 }
 
-// Layer returns the gate as a layer of a [gatemesh.Outbound], named "deadline".
+// Layer returns the gate as a layer named "deadline", for a [gatemesh.Chain] or
+// a [gatemesh.Outbound].
 func (d *Deadline) Layer() gatemesh.Layer {
 	return gatemesh.Layer{
 		Name: "deadline", Gate: d, Gives: []gatemesh.Fact{gatemesh.FactDeadline},
@@ -54,18 +67,34 @@ func (d *Deadline) Layer() gatemesh.Layer {
 	}
 }
 
+var errLate = gatemesh.Deny(gatemesh.DeadlineExceeded, "deadline_exceeded", "The request came after its deadline.")
+
 // Admit gives c a deadline, unless it has an earlier one.
 func (d *Deadline) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	cfg := d.state.For(c)
 	if cfg == nil {
 		return gatemesh.Admission{}, errUnset
 	}
-	end := time.Now().Add(cfg.Timeout)
-	if own, ok := ctx.Deadline(); ok && !own.After(end) {
+	now := time.Now()
+	end := c.CallerDeadline() // none of an outbound call
+	if ours := now.Add(cfg.Timeout); (end.IsZero() || ours.Before(end)) && (cfg.Unbounded == nil || !cfg.Unbounded(c)) {
+		end = ours
+	}
+	own, ok := ctx.Deadline()
+	if !c.Outbound() && (ctx.Err() == context.DeadlineExceeded || ok && !now.Before(own) || !end.IsZero() && !now.Before(end)) {
+		return gatemesh.Admission{}, errLate
+	}
+	if end.IsZero() || ok && !own.After(end) {
 		return gatemesh.Admission{}, nil
 	}
 	ctx, cancel := context.WithDeadline(ctx, end)
 	return gatemesh.Admission{Context: ctx, Finish: release(cancel)}, nil
+}
+
+// AdmitCached is Admit, which waits for nobody.
+func (d *Deadline) AdmitCached(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, bool, error) {
+	adm, err := d.Admit(ctx, c)
+	return adm, true, err
 }
 
 // release gives back the timer of a context.

@@ -56,7 +56,12 @@ func hangs(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 // connectGRPC serves s and returns a client behind layers.
 func connectGRPC(t *testing.T, s *callee, layers ...gatemesh.Layer) healthpb.HealthClient {
 	t.Helper()
-	l, server := bufconn.Listen(1<<20), grpc.NewServer()
+	return connectGRPCTo(t, s, nil, layers...)
+}
+
+func connectGRPCTo(t *testing.T, s *callee, opts []grpc.ServerOption, layers ...gatemesh.Layer) healthpb.HealthClient {
+	t.Helper()
+	l, server := bufconn.Listen(1<<20), grpc.NewServer(opts...)
 	healthpb.RegisterHealthServer(server, s)
 	served := make(chan struct{})
 	go func() {

@@ -46,7 +46,7 @@ func failureIf(yes bool) verdict {
 // inherited reports whether end is the deadline that the call in came with, or
 // one that is later.
 func inherited(in *gatemesh.Call, end time.Time) bool {
-	return in != nil && !in.Deadline().IsZero() && !end.IsZero() && !end.Before(in.Deadline())
+	return in != nil && !in.CallerDeadline().IsZero() && !end.IsZero() && !end.Before(in.CallerDeadline())
 }
 
 // failed is for those who got no answer.

@@ -3,7 +3,6 @@ package breaker
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"time"
@@ -18,8 +17,8 @@ type RetryConfig struct {
 	MaxAttempts int
 	// Budget is how many retries each call to a destination earns, among those
 	// that may be retried. Above 0, up to 1. Default: 0.1. Each destination
-	// starts with 10 retries, gets those back in 10 seconds each, and saves up
-	// to 100.
+	// starts with an advance of 10 retries, which its calls pay back first, gets
+	// those back in 10 seconds each, and saves up to 100.
 	Budget float64
 	// BackoffBase is the longest pause before the second attempt. It doubles
 	// with each, up to BackoffMax; each pause is any part of that, at random.
@@ -41,6 +40,10 @@ type RetryConfig struct {
 	// idempotent methods, that to make it twice does no harm. Default: no call
 	// of these.
 	Idempotent func(c *gatemesh.Call) bool
+	// DespiteCaller retries also what is called for a call that somebody above
+	// tries again by himself ([gatemesh.Hop.Retried]), which multiplies attempts
+	// with each service on the way. Default: those calls are left to him.
+	DespiteCaller bool
 }
 
 func (cfg RetryConfig) complete() (*RetryConfig, error) {
@@ -57,12 +60,12 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 		cfg.Codes = []gatemesh.Code{gatemesh.Unavailable}
 	}
 	var f faults
-	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, 10)
+	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, maxAttempts)
 	if !(cfg.Budget > 0 && cfg.Budget <= 1) { // NaN, too
 		f.add("RetryConfig.Budget %v is not above 0 and up to 1", cfg.Budget)
 	}
-	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, time.Minute)
-	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, time.Minute), time.Minute)
+	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, maxBackoff)
+	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, maxBackoff), maxBackoff)
 	between(&f, "RetryConfig.MaxRetryAfter", cfg.MaxRetryAfter, 0, time.Minute)
 	for _, s := range cfg.Statuses {
 		between(&f, "RetryConfig.Statuses", s, 400, 599)
@@ -95,12 +98,18 @@ func setDefault[T comparable](field *T, v T) {
 // if possible of one without calls of late, which then starts anew.
 const maxBudgets = 1024
 
-// Retry is a [gatemesh.Retrier] for calls that may safely be made twice: HTTP
+// Retry is a [gatemesh.LayeredRetrier] for calls that may safely be made twice: HTTP
 // GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 §9.2.2), requests with an
 // Idempotency-Key, and what [RetryConfig.Idempotent] names. Each destination has
 // a budget of its own, so that retries cannot multiply the load of a service
 // that is down. When it is used up, or the attempts are, the last answer is the
-// caller's.
+// caller's. What the route of a call says about retries, as of
+// [gatemesh.RetryPolicy], holds in place of the configuration, within the budget
+// and for calls that may be made twice.
+//
+// Of the services on the way of a call, one retries: the first that may. It
+// tells those behind it, which then leave it alone ([gatemesh.Hop]). And nobody
+// tries again what was refused with "X-Gatemesh-Retry: no".
 //
 // It is safe for concurrent use and needs no closing. The zero Retry never
 // retries; use [NewRetry].
@@ -109,7 +118,7 @@ type Retry struct {
 	budgets *table[budget] // nil for the zero Retry
 }
 
-var _ gatemesh.Retrier = (*Retry)(nil)
+var _ gatemesh.LayeredRetrier = (*Retry)(nil)
 
 // NewRetry returns a Retry. It reports every invalid field at once.
 func NewRetry(cfg RetryConfig) (*Retry, error) {
@@ -145,21 +154,30 @@ func (r *Retry) Layer() gatemesh.Layer {
 // Retry says whether c is tried again after attempt a, and when.
 func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt) (wait time.Duration, again bool) {
 	cfg := r.state.For(c)
-	if cfg == nil || !cfg.safe(c) {
+	if cfg == nil || !cfg.ours(c) {
 		return 0, false
 	}
 	b := r.budget(c.Destination())
 	if a.Attempts = c.Attempt(); a.Attempts == 1 {
 		b.earn(cfg.Budget)
 	}
-	if a.Attempts >= cfg.MaxAttempts || !a.Replayable || !cfg.worthwhile(ctx, c, &a) {
+	rule := routeRetry(c)
+	if a.Attempts >= cfg.attempts(rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
 		return 0, false
 	}
 	now := time.Now()
-	if wait, again = cfg.pause(ctx, &a, now); !again {
+	if wait, again = cfg.pause(ctx, &a, rule, now); !again {
 		return 0, false
 	}
 	return wait, b.spend(now)
+}
+
+// Retries reports whether c is one of those that are tried again, which the
+// callee is told, so that it leaves that to us. Whether the budget allows it
+// just now does not matter: what is used up here is not to be spent behind us.
+func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) bool {
+	cfg := r.state.For(c)
+	return cfg != nil && cfg.ours(c) && cfg.attempts(routeRetry(c)) > 1
 }
 
 func (r *Retry) budget(d gatemesh.Destination) *budget {
@@ -168,6 +186,12 @@ func (r *Retry) budget(d gatemesh.Destination) *budget {
 	}
 	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now()) },
 		func(b *budget) bool { return !b.used.Swap(false) })
+}
+
+// ours reports whether it is for us to try c again.
+func (cfg *RetryConfig) ours(c *gatemesh.Call) bool {
+	in := c.Parent()
+	return (cfg.DespiteCaller || in == nil || !in.Hop().Retried()) && cfg.safe(c)
 }
 
 // safe reports whether c may be made twice.
@@ -182,37 +206,4 @@ func (cfg *RetryConfig) safe(c *gatemesh.Call) bool {
 		}
 	}
 	return cfg.Idempotent != nil && cfg.Idempotent(c)
-}
-
-// worthwhile reports whether another attempt could end better.
-func (cfg *RetryConfig) worthwhile(ctx context.Context, c *gatemesh.Call, a *gatemesh.Attempt) bool {
-	var ours *gatemesh.Denial
-	switch {
-	case ctx.Err() != nil, a.Canceled, a.Expired:
-		return false
-	case errors.As(a.Err, &ours): // somebody behind the gates refused it
-		return false
-	case c.Protocol() == gatemesh.GRPC:
-		return slices.Contains(cfg.Codes, a.Code)
-	case a.Err != nil:
-		return true
-	}
-	return slices.Contains(cfg.Statuses, a.Status)
-}
-
-// pause returns how long to wait for the next attempt, or false if that is
-// longer than the callee's wish or the caller's deadline allows.
-func (cfg *RetryConfig) pause(ctx context.Context, a *gatemesh.Attempt, now time.Time) (time.Duration, bool) {
-	limit := cfg.BackoffBase
-	for range a.Attempts - 1 {
-		limit = min(2*limit, cfg.BackoffMax)
-	}
-	wait := rand.N(limit)
-	if after := retryAfterOf(a.Header); after > cfg.MaxRetryAfter {
-		return 0, false
-	} else if after > 0 {
-		wait += after // the callers it told do not come back as one
-	}
-	end, ok := ctx.Deadline()
-	return wait, !ok || now.Add(wait).Before(end)
 }

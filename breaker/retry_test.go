@@ -283,13 +283,22 @@ func TestBudget(t *testing.T) {
 		return n
 	}
 	assert.Equal(t, budgetFloor, spend())
+	for range 100 {
+		b.earn(0.1)
+	}
 	for range 9 {
 		b.earn(0.1)
 	}
-	assert.Zero(t, spend())
+	assert.Zero(t, spend(), "the floor was an advance")
 	b.earn(0.1)
 	assert.Equal(t, 1, spend(), "ten calls earn one")
 	now = now.Add(floorEvery)
+	assert.Equal(t, 1, spend())
+	for range 10 {
+		b.earn(0.1)
+	}
+	assert.Zero(t, spend(), "and this one, too")
+	b.earn(1)
 	assert.Equal(t, 1, spend())
 	now = now.Add(time.Hour)
 	assert.Equal(t, budgetFloor, spend())
@@ -419,9 +428,11 @@ func TestRetryConnections(t *testing.T) {
 				served := make(chan error)
 				go func() { served <- srv.Serve(network) }()
 				base := &http.Transport{DialContext: network.dial}
-				rt := outbound(t, newRetry(t, func(c *RetryConfig) {
+				retry := newRetry(t, func(c *RetryConfig) {
 					c.Budget, c.BackoffBase, c.BackoffMax = 1, time.Millisecond, time.Millisecond
-				}).Layer()).Transport(base)
+				})
+				retry.budget(service("a")).debt = 0 // for two retries of each call
+				rt := outbound(t, retry.Layer()).Transport(base)
 				began := time.Now()
 				for range 10 {
 					code, err := send(t, rt, request(t.Context(), "a"))

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
@@ -198,20 +199,21 @@ func (b *connections) changed(c *connection, s balancer.SubConnState) {
 
 // publish gives grpc a picker for what there is now.
 func (b *connections) publish() {
-	p := &picker{pool: b.given.pool, conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
-	waiting := false
+	p := &picker{conns: make(map[*pool.Endpoint]*connection, len(b.conns))}
+	waiting, ready := false, make([]*pool.Endpoint, 0, len(b.conns))
 	for _, ep := range b.given.endpoints {
 		c := b.conns[ep.Address()]
 		if c == nil {
 			continue
 		}
 		if by := c.serves(); by != nil {
-			p.ready = append(p.ready, ep)
+			ready = append(ready, ep)
 			p.conns[ep] = by
 		}
 		waiting = waiting || c.state != connectivity.TransientFailure
 	}
-	b.ready = len(p.ready)
+	p.choose = b.given.pool.Chooser(ready)
+	b.ready = len(ready)
 	s := balancer.State{ConnectivityState: connectivity.Ready, Picker: p}
 	switch {
 	case b.ready > 0:
@@ -255,14 +257,14 @@ func (r refuses) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 
 // picker chooses among the endpoints with a connection. It is immutable.
 type picker struct {
-	pool  *pool.Pool
-	ready []*pool.Endpoint
-	conns map[*pool.Endpoint]*connection
+	choose *pool.Chooser // among those with a connection
+	conns  map[*pool.Endpoint]*connection
 }
 
 // Pick implements balancer.Picker.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
-	ep := p.pool.Choose(info.Ctx, p.ready)
+	md, _ := metadata.FromOutgoingContext(info.Ctx)
+	ep := p.choose.Choose(info.Ctx, pool.Request{Header: md})
 	c := p.conns[ep]
 	if !c.take() {
 		// This picker is about to be replaced, or was just now.

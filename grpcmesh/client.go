@@ -38,11 +38,11 @@ func (c *Client) Options() []grpc.DialOption {
 
 // start makes the outbound call and its first attempt. x is nil if the
 // connection leads elsewhere; then the call is made with the returned context.
-func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn) (_ context.Context, x, a *gatemesh.Exchange, err error) {
+func (c *Client) start(ctx context.Context, method string, cc *grpc.ClientConn, once bool) (_ context.Context, x, a *gatemesh.Exchange, err error) {
 	md, _ := metadata.FromOutgoingContext(ctx)
 	target := cc.CanonicalTarget()
 	x, d := c.out.Start(ctx, gatemesh.OutboundRequest{
-		Protocol: gatemesh.GRPC, Method: "POST", Path: method, Header: md, LowerCase: true,
+		Protocol: gatemesh.GRPC, Method: "POST", Path: method, Header: md, LowerCase: true, Once: once,
 		Authority: target[strings.LastIndexByte(target, '/')+1:],
 	})
 	if x == nil {
@@ -70,7 +70,7 @@ func outgoing(a *gatemesh.Exchange) context.Context {
 }
 
 func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
-	ctx, x, a, err := c.start(ctx, method, cc)
+	ctx, x, a, err := c.start(ctx, method, cc, false)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 	defer func() { finish(x, a, err) }()
 	for {
 		err := invoke(outgoing(a), method, req, reply, cc, opts...)
-		next := x.Again(a, gatemesh.Attempt{Outcome: outcome(a, err), Err: err, Replayable: true})
+		next := x.Again(a, attemptOf(a, err))
 		if next == nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 var errAborted = status.Error(codes.Internal, "aborted by a panic")
 
 func (c *Client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	ctx, x, a, err := c.start(ctx, method, cc)
+	ctx, x, a, err := c.start(ctx, method, cc, true)
 	if err != nil {
 		return nil, err
 	}
@@ -140,15 +140,17 @@ func (s *watchedStream) answered(yes bool) {
 	}
 }
 
-// outcome returns how an attempt ended. Any status that is not made up by this
-// side says that the callee answered.
-func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
-	o := gatemesh.Outcome{}
+// attemptOf describes an attempt that ended. Any status that is not made up by
+// this side says that the callee answered.
+func attemptOf(a *gatemesh.Exchange, err error) gatemesh.Attempt {
+	at := gatemesh.Attempt{Err: err, Replayable: true}
+	o := &at.Outcome
 	if err != nil {
+		at.Header = wishes(err)
 		if st := status.Convert(err); st.Code() == codes.Unavailable && st.Message() == errNoEndpoint.Error() {
 			err = pool.ErrNoEndpoint // of which grpc has kept the text
 		}
-		o = a.Failed(err)
+		*o = a.Failed(err)
 		if !o.Canceled {
 			o.Code = gatemesh.Code(status.Code(err))
 		}
@@ -156,21 +158,21 @@ func outcome(a *gatemesh.Exchange, err error) gatemesh.Outcome {
 			o.Canceled, o.Code = true, gatemesh.Canceled // it never left, which is not the callee's fault
 		}
 	}
-	if o.Code != gatemesh.Unavailable && !o.Canceled && o.Code != gatemesh.DeadlineExceeded {
+	if o.Code != gatemesh.Unavailable && !o.Canceled && o.Code != gatemesh.DeadlineExceeded || at.Header != nil {
 		o.Reached = true
-		a.Answered(gatemesh.Attempt{Outcome: o, Err: err})
+		a.Answered(at)
 	}
-	return o
+	return at
 }
 
 // finish tells the gates of the call and of its last attempt how they ended.
 func finish(x, a *gatemesh.Exchange, err error) {
-	o := outcome(a, err)
-	if o.Reached {
-		x.Answered(gatemesh.Attempt{Outcome: o, Err: err})
+	at := attemptOf(a, err)
+	if at.Reached {
+		x.Answered(at)
 	}
-	a.Finish(o)
-	x.Finish(o)
+	a.Finish(at.Outcome)
+	x.Finish(at.Outcome)
 }
 
 // sendable reports whether grpc-go sends md: of other than binary metadata, it

@@ -205,6 +205,8 @@ func end(ctx context.Context, x *gatemesh.Exchange, panicked any, err error) err
 	var d *gatemesh.Denial
 	if errors.As(err, &d) {
 		err = Status(d).Err()
+	} else if _, ok := status.FromError(err); !ok {
+		err = status.FromContextError(err).Err() // as grpc-go does after us
 	}
 	o := gatemesh.Outcome{Code: gatemesh.Code(status.Code(err)), Panicked: panicked != nil}
 	if o.Canceled = errors.Is(ctx.Err(), context.Canceled); o.Canceled {

@@ -16,13 +16,21 @@ import (
 // Domain is the domain of google.rpc.ErrorInfo in statuses of this package.
 const Domain = "gatemesh"
 
+// retryKey is the key of [gatemesh.RetryHeader] in the metadata of ErrorInfo.
+const retryKey = "retry"
+
 // Status returns what a gRPC client sees of d: code and detail, the reason as
-// google.rpc.ErrorInfo, and Retry-After as google.rpc.RetryInfo. The cause
-// stays here.
+// google.rpc.ErrorInfo, Retry-After as google.rpc.RetryInfo, and
+// X-Gatemesh-Retry in the metadata of the ErrorInfo as "retry". The cause stays
+// here.
 func Status(d *gatemesh.Denial) *status.Status {
 	st := status.New(code(d), d.Detail)
-	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: d.Reason, Domain: Domain}}
+	info := &errdetails.ErrorInfo{Reason: d.Reason, Domain: Domain}
+	details := []protoadapt.MessageV1{info}
 	for _, f := range d.Header {
+		if strings.EqualFold(f.Name, gatemesh.RetryHeader) {
+			info.Metadata = map[string]string{retryKey: f.Value}
+		}
 		if s, err := strconv.ParseUint(f.Value, 10, 31); err == nil && strings.EqualFold(f.Name, "Retry-After") {
 			details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Duration(s) * time.Second)})
 		}
@@ -31,4 +39,33 @@ func Status(d *gatemesh.Denial) *status.Status {
 		return with
 	}
 	return st // the details could not be marshalled; the refusal stands
+}
+
+// wishes returns what a callee says in its status about further calls, as the
+// fields that say it over HTTP, or nil.
+func wishes(err error) map[string][]string {
+	st, ok := status.FromError(err)
+	if !ok || len(st.Proto().GetDetails()) == 0 {
+		return nil
+	}
+	var fields map[string][]string
+	set := func(name, value string) {
+		if fields == nil {
+			fields = make(map[string][]string, 2)
+		}
+		fields[name] = []string{value}
+	}
+	for _, any := range st.Details() {
+		switch d := any.(type) {
+		case *errdetails.RetryInfo:
+			if wait := d.GetRetryDelay().AsDuration(); wait > 0 {
+				set("Retry-After", strconv.FormatInt(int64((wait-1)/time.Second)+1, 10))
+			}
+		case *errdetails.ErrorInfo:
+			if v := d.GetMetadata()[retryKey]; v != "" && d.GetDomain() == Domain {
+				set(gatemesh.RetryHeader, v)
+			}
+		}
+	}
+	return fields
 }

@@ -22,7 +22,7 @@ type serverStream struct {
 func (s *serverStream) Context() context.Context { return s.ctx }
 
 func (s *serverStream) SendMsg(m any) error {
-	s.x.Begun()
+	s.x.Responds(0)
 	if err := s.renew(); err != nil {
 		return err
 	}

@@ -15,9 +15,8 @@ import (
 type faults struct {
 	errs    []error
 	cfg     *Config
-	places  places
-	version func(*gatemesh.Call) string // as in table
-	retries bool                        // there is a layer that does
+	places  places // to ask who serves a destination
+	retries bool   // there is a layer that does
 }
 
 func (f *faults) add(at gatemesh.Position, format string, args ...any) {
@@ -37,12 +36,11 @@ func compile(r *Router, cfg Config) (*table, error) {
 	t.places = newPlaces(members, cfg.Subsets)
 	f.places = t.places
 	f.retries = slices.ContainsFunc(cfg.Outbound, func(l gatemesh.Layer) bool { return l.Retry != nil })
-	t.version = f.versions()
-	f.version = t.version
+	t.versions = f.versionings(cfg.Versions)
 
 	f.routes(t)
 	f.services(t)
-	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: cfg.Outbound, Observer: cfg.Observer})
+	out, err := gatemesh.NewOutbound(gatemesh.OutboundConfig{Mesh: chosen, Layers: t.router.bracketed(cfg.Outbound), Observer: cfg.Observer})
 	if err != nil {
 		f.add(gatemesh.Position{}, "Config.Outbound: %w", err)
 	}
@@ -157,8 +155,7 @@ func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, o
 		f.add(at, "%s.AttemptTimeout %v is longer than Timeout, %v", field, in.AttemptTimeout, in.Timeout)
 	}
 	r.route.Retry = f.retry(at, field+".Retry", in.Retry)
-	answers := in.Redirect != nil || in.Response != nil
-	switch {
+	switch answers := in.answers(); {
 	case len(in.Backends) == 0 && !answers:
 		f.add(at, "%s.Backends is required", field)
 	case len(in.Backends) > 0 && answers:
@@ -172,7 +169,7 @@ func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, o
 		r.ported.needed = r.ported.needed || ofService && b.Destination.Port == 0
 		r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{
 			Destination: b.Destination, Weight: b.Weight,
-			Rule: &backend{rule: r, filters: f.filters(at, of, &b.Filters, in)},
+			Rule: &backend{rule: r, filters: f.backendFilters(at, of, &b.Filters, in)},
 		})
 	}
 	if len(in.Backends) > 0 && weights == 0 {

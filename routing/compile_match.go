@@ -82,7 +82,7 @@ func (f *faults) conditions(at gatemesh.Position, field string, in *Match) *cond
 	if in.Protocol > gatemesh.GRPC {
 		f.add(at, "%s.Protocol %d is unknown", field, in.Protocol)
 	}
-	if in.Version != "" && f.version == nil {
+	if in.Version != "" && len(f.cfg.Versions) == 0 {
 		f.add(at, "%s.Version %q is never found: nothing says where versions are", field, in.Version)
 	}
 	more := moreConditions{

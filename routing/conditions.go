@@ -70,7 +70,8 @@ func (m *moreConditions) hold(s *subject) bool {
 		return true
 	}
 	if !s.versioned {
-		s.version, s.versioned = s.table.version(c), true
+		v, _ := s.table.version(c) // what is refused for it has been by Admit
+		s.version, s.versioned = v.String(), true
 	}
 	return m.version == s.version
 }

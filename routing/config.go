@@ -18,6 +18,8 @@ type Config struct {
 	// Services hold what is said about calls to a service by whatever route they
 	// come; at most one for a service. Default: none.
 	Services []Service
+	// Versions say where calls name the version of an API. Default: nowhere.
+	Versions []Versioning
 	// Upstreams are the places that serve destinations. Every backend of every
 	// route must be served by at least one. Default: none.
 	Upstreams []Upstream

@@ -20,6 +20,13 @@ func rewrite(pr *httputil.ProxyRequest) {
 	// and upstreams are to see the same query, but for a credential in it.
 	u.RawQuery = d.call.ForwardedQuery()
 	forwarding(pr.In, pr.Out.Header, d.call)
+	if d.path != d.call.Path() {
+		setPath(u, d.path)
+	}
+	if d.stages.n > 0 {
+		d.stages.changeRequest(pr.Out)
+		d.mirror(pr.Out)
+	}
 }
 
 // forwarding sets the fields that say whom and what the request came from.

@@ -60,9 +60,10 @@ func newProxy(r *Router) *proxy {
 		Transport: roundTripper(send),
 		// FlushInterval stays 0: ReverseProxy flushes at once whatever has no
 		// Content-Length, and buffering helps the rest.
-		ErrorLog:     log.New(logWriter{gatemesh.ObserverFunc(r.observe)}, "", 0),
-		BufferPool:   new(buffers),
-		ErrorHandler: p.fail,
+		ErrorLog:       log.New(logWriter{gatemesh.ObserverFunc(r.observe)}, "", 0),
+		BufferPool:     new(buffers),
+		ErrorHandler:   p.fail,
+		ModifyResponse: changeResponse,
 	}
 	return p
 }
@@ -76,6 +77,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if denial := p.plan(d, r); denial != nil {
 		p.report(d.Context, d.call, denial)
 		gatemesh.WriteDenial(w, r, denial)
+		return
+	}
+	if d.stages.answer() {
+		p.answer(w, r, d)
 		return
 	}
 	out := r.WithContext(d)
@@ -120,6 +125,10 @@ func (p *proxy) plan(d *dispatch, r *http.Request) *gatemesh.Denial {
 			d.table = rule.table
 		}
 	}
+	d.stages = stagesOf(c)
+	if denial := p.filter(d); denial != nil || d.stages.answer() {
+		return denial
+	}
 	if d.destination == (gatemesh.Destination{}) {
 		return denyNoChoice.WithCause(errNoChoice)
 	}
@@ -161,6 +170,9 @@ func denialOf(ctx context.Context, err error) (d *gatemesh.Denial, reported bool
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) { // by a middleware that limits request bodies
 		return denyTooLarge.WithCause(err), false
+	}
+	if dispatchFrom(ctx).limited && timedOut(ctx, err) {
+		return denyTimeout.WithCause(err), false
 	}
 	if d = gatemesh.AsDenial(ctx, err); d.Code == gatemesh.Internal {
 		d = denyUnreachable.WithCause(err)

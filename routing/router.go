@@ -2,6 +2,7 @@ package routing
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -13,12 +14,14 @@ type Router struct {
 	table     gatemesh.Live[table]
 	transport *ownTransport
 	proxy     *proxy
+	mirrors   *mirrors
+	random    func() float64 // in [0, 1)
 }
 
 // New returns a Router for cfg. It reports every fault at once, each with the
 // position of the route or subset it was found in.
 func New(cfg Config) (*Router, error) {
-	r := &Router{transport: newTransport()}
+	r := &Router{transport: newTransport(), mirrors: newMirrors(), random: rand.Float64}
 	r.proxy = newProxy(r)
 	if err := r.Update(cfg); err != nil {
 		return nil, err
@@ -36,11 +39,13 @@ func (r *Router) Change(cfg Config) gatemesh.Change {
 	return gatemesh.NewChange(&r.table, func(*table) (*table, error) { return compile(r, cfg) }, nil)
 }
 
-// Close closes the idle connections of the transport that upstreams without
+// Close cancels the copies of requests that are under way to mirrors and waits
+// for them; there are no more from then on. It closes the idle connections of the transport that upstreams without
 // one of their own share. Call it when the proxy serves no more: for calls
 // under way it waits a tenth of a second, and leaves their connections to end
 // when they have been idle for 30 s.
 func (r *Router) Close() error {
+	r.mirrors.close()
 	r.transport.close()
 	return nil
 }
@@ -101,7 +106,11 @@ var (
 // regular expressions that begin with the same literal text.
 func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admission, err error) {
 	t := r.table.For(c)
-	rule, err := t.find(c)
+	version, denial := t.version(c)
+	if denial != nil {
+		return adm, denial
+	}
+	rule, err := t.find(c, version)
 	if err != nil {
 		return adm, err
 	}
@@ -113,7 +122,7 @@ func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admiss
 			return gatemesh.Admission{}, err
 		}
 	}
-	adm.Route = &rule.route
+	adm.Route, adm.Header = &rule.route, announced(version, rule.filters)
 	return adm, nil
 }
 

@@ -16,8 +16,7 @@ type table struct {
 	all       *hosts     // the routes of that one
 	services  map[serviceKey]*service
 	places    places
-	// version says which API version a call is for; nil if no match asks.
-	version func(*gatemesh.Call) string
+	versions  []*versioning
 	// outbound sends a request with a dispatch in its context to the upstream
 	// that was chosen, through the outbound gates.
 	outbound http.RoundTripper
@@ -31,6 +30,7 @@ type rule struct {
 	cors     bool
 	filters  *filters // nil if there are none
 	ported   ported
+	merged   merged // if it is one of a service
 }
 
 // backend is a compiled Backend, as the Rule of its WeightedDestination.
@@ -54,8 +54,8 @@ func (t *table) match(s *subject) (*rule, error) {
 }
 
 // find is match for a call that is not judged as another one.
-func (t *table) find(c *gatemesh.Call) (*rule, error) {
-	s := subject{call: c, method: c.Method(), table: t}
+func (t *table) find(c *gatemesh.Call, version *apiVersion) (*rule, error) {
+	s := subject{call: c, method: c.Method(), table: t, version: version.String(), versioned: true}
 	r, err := t.match(&s)
 	if r == nil && err == nil && s.method == http.MethodOptions {
 		return t.preflight(c)

@@ -105,6 +105,10 @@ type dispatch struct {
 	table       *table
 	upstream    *upstream
 	destination gatemesh.Destination
+	stages      stages
+	path        string          // to be sent
+	copied      *gatemesh.Route // of a copy for a mirror
+	limited     bool            // the route bounds how long the call takes
 }
 
 type dispatchKey struct{}
