@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -43,7 +44,8 @@ func Example() {
 	handler := chain.Handler(router.Proxy())
 
 	for _, path := range []string{"/v1/users/42", "/v1/orders/7", "/v2/users"} {
-		r := httptest.NewRequest("GET", "https://api.example.com"+path, nil)
+		r := httptest.NewRequest("GET", path, nil)
+		r.Host, r.TLS = "api.example.com", new(tls.ConnectionState) // the listener is HTTPS
 		r.Header.Set("X-Canary", "true")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)

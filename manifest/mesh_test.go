@@ -225,7 +225,7 @@ spec:
   subsets:
     - {name: hash, labels: {v: "1"}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}
     - {name: gate, labels: {v: "2"}, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3}}}
-    - {name: off, labels: {v: "3"}, trafficPolicy: {loadBalancer: {simple: LEAST_CONN, warmupDurationSecs: 10s}, outlierDetection: {consecutive5xxErrors: 0}}}
+    - {name: "off", labels: {v: "3"}, trafficPolicy: {loadBalancer: {simple: LEAST_CONN, warmupDurationSecs: 10s}, outlierDetection: {consecutive5xxErrors: 0}}}
     - {name: port, labels: {v: "4"}, trafficPolicy: {portLevelSettings: [{port: {number: 9}, outlierDetection: {}}]}}
     - {name: plain, labels: {v: "5"}}
     - {name: cookie, labels: {v: "6"}, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: c}}}}}
