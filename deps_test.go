@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"canary":            {""},
 	"trace":             {""},
 	"serve":             {},
-	"manifest":          {"", "auth", "auth/policy", "routing", "canary", "mtls"},
+	"manifest":          {"", "auth", "auth/policy", "routing", "routing/pool", "mtls"},
 	"grpcmesh":          {"", "mtls", "routing/pool"},
 	"internal/follow":   {""},
 	"internal/match":    {""},

@@ -140,6 +140,12 @@ func (c *checks) text(s scope, t *text) {
 }
 
 func (c *checks) number(s scope, n *number) {
+	if len(c.enum) > 0 {
+		if !slices.Contains(c.enum, strconv.FormatInt(n.V, 10)) {
+			s.fault(n.mark, "%d is unknown; it must be %s", n.V, strings.Join(c.enum, " or "))
+		}
+		return
+	}
 	if n.V < c.min || n.V > c.max {
 		s.fault(n.mark, "%d is not between %d and %d", n.V, c.min, c.max)
 	}

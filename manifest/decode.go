@@ -90,7 +90,7 @@ func (s scope) decodeStruct(n *yaml.Node, v reflect.Value, at mark) {
 		if seen[f.name] {
 			continue
 		}
-		if f.checks.required {
+		if _, free := v.Field(f.index).Addr().Interface().(interface{ optional() }); f.checks.required && !free {
 			s.fault(at.sub(f.name), "is required")
 		}
 		if t, ok := v.Field(f.index).Addr().Interface().(*text); ok {

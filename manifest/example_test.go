@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -23,8 +24,12 @@ func Example() {
 	defer orders.Close()
 
 	set := gatemesh.Must(manifest.LoadDir("testdata/mesh"))
+	self := gatemesh.Workload{
+		Name: "main-gateway", TrustDomain: "cluster.local", Namespace: "production", ServiceAccount: "main-gateway",
+		Labels: map[string]string{"app": "main-gateway"},
+	}
 	router := gatemesh.Must(routing.New(routing.Config{
-		Routes: set.Routes(), Subsets: set.Subsets(),
+		Listeners: set.RouteListeners(nil), Routes: set.Routes(), Services: set.Services(self), Subsets: set.Subsets(),
 		Upstreams: []routing.Upstream{
 			{Service: "user-service", Labels: map[string]string{"version": "v1"}, URL: v1.URL},
 			{Service: "user-service", Labels: map[string]string{"version": "v2"}, URL: v2.URL},
@@ -32,21 +37,15 @@ func Example() {
 		},
 	}))
 	defer router.Close()
-	rules := gatemesh.Must(policy.New(policy.Config{
-		Workload: gatemesh.Workload{
-			Name: "main-gateway", TrustDomain: "cluster.local", Namespace: "production", ServiceAccount: "main-gateway",
-			Labels: map[string]string{"app": "main-gateway"},
-		},
-		Policies: set.Policies(), Unselected: policy.Deny,
-	}))
-	split := gatemesh.Must(canary.New(canary.Config{Splits: set.Splits()}))
+	rules := gatemesh.Must(policy.New(policy.Config{Workload: self, Policies: set.Policies(), Unselected: policy.Deny}))
+	split := gatemesh.Must(canary.New(canary.Config{Services: router}))
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
 	chain := gatemesh.Must(gatemesh.NewChain(entry, router.Layer(), rules.Layer(), split.Layer()))
 	handler := chain.Handler(router.Proxy())
 
 	for _, path := range []string{"/v1/users/42", "/v1/orders/7", "/v2/users"} {
 		r := httptest.NewRequest("GET", path, nil)
-		r.Host = "api.example.com"
+		r.Host, r.TLS = "api.example.com", new(tls.ConnectionState) // the listener is HTTPS
 		r.Header.Set("X-Canary", "true")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, r)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
-	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/routing"
@@ -146,7 +145,7 @@ type content struct {
 	listeners []manifest.Listener
 	routes    []routing.Route
 	subsets   []routing.Subset
-	splits    []canary.Split
+	services  []routing.Service
 	policies  []policy.Policy
 	peers     []mtls.PeerAuthentication
 	auths     []manifest.RequestAuthentication
@@ -154,7 +153,7 @@ type content struct {
 
 // contentOf returns what set says, without where.
 func contentOf(set *manifest.Set) content {
-	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Splits(), set.Policies(), set.PeerAuthentications(), set.RequestAuthentications()}
+	c := content{set.Listeners(), set.Routes(), set.Subsets(), set.Services(gatemesh.Workload{}), set.Policies(), set.PeerAuthentications(), set.RequestAuthentications()}
 	for i := range c.peers {
 		c.peers[i].Position = gatemesh.Position{}
 	}
@@ -167,10 +166,10 @@ func contentOf(set *manifest.Set) content {
 	for i := range c.subsets {
 		c.subsets[i].Position = gatemesh.Position{}
 	}
-	for i := range c.splits {
-		c.splits[i].Position = gatemesh.Position{}
-		for j := range c.splits[i].Rules {
-			c.splits[i].Rules[j].Position = gatemesh.Position{}
+	for i := range c.services {
+		c.services[i].Position = gatemesh.Position{}
+		for j := range c.services[i].Rules {
+			c.services[i].Rules[j].Position = gatemesh.Position{}
 		}
 	}
 	for i := range c.auths {

@@ -1,11 +1,8 @@
 package manifest
 
 import (
-	"cmp"
-	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/routing"
@@ -13,170 +10,327 @@ import (
 
 // httpRouteSpec is the spec of an HTTPRoute. Its limits are those of the CRD.
 type httpRouteSpec struct {
-	mark       `refused:"useDefaultGateways"`
+	mark       `refused:"useDefaultGateways" why:"useDefaultGateways=routes name their Gateway"`
 	ParentRefs []parentRef `json:"parentRefs" check:"required items=32"`
 	Hostnames  []text      `json:"hostnames" check:"items=16 format=hostname"`
 	Rules      []routeRule `json:"rules" check:"required items=16"`
 }
 
-type parentRef struct {
-	mark        `refused:"port"`
-	Group       text `json:"group" check:"enum=gateway.networking.k8s.io"`
-	Kind        text `json:"kind" check:"enum=Gateway not=Service|ListenerSet|XListenerSet"`
-	Name        text `json:"name" check:"required format=subdomain"`
-	Namespace   text `json:"namespace" check:"format=label"`
-	SectionName text `json:"sectionName" check:"format=subdomain"`
+type routeRule struct {
+	mark        `refused:"sessionPersistence" why:"sessionPersistence=calls of one caller stay together by the canary's key, and by the consistentHash of a DestinationRule"`
+	Name        text          `json:"name" check:"format=rule"`
+	Matches     []routeMatch  `json:"matches" check:"items=64"`
+	Filters     []httpFilter  `json:"filters" check:"items=16"`
+	BackendRefs []backendRef  `json:"backendRefs" check:"items=16"`
+	Timeouts    routeTimeouts `json:"timeouts"`
+	Retry       routeRetry    `json:"retry"`
 }
 
-type routeRule struct {
-	mark        `refused:"filters retry sessionPersistence timeouts"`
-	Name        text         `json:"name" check:"format=rule"`
-	Matches     []routeMatch `json:"matches" check:"items=64"`
-	BackendRefs []backendRef `json:"backendRefs" check:"required items=16"`
+type routeTimeouts struct {
+	mark
+	Request        span `json:"request" check:"format=gep"`
+	BackendRequest span `json:"backendRequest" check:"format=gep"`
+}
+
+type routeRetry struct {
+	mark
+	Codes    []number `json:"codes" check:"items=200 min=400 max=599"`
+	Attempts number   `json:"attempts" check:"max=1000"`
+	Backoff  span     `json:"backoff" check:"format=gep"`
 }
 
 type routeMatch struct {
-	mark    `refused:"queryParams"`
-	Path    pathMatch     `json:"path"`
-	Method  text          `json:"method" check:"enum=GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH"`
-	Headers []headerMatch `json:"headers" check:"items=16"`
+	mark
+	Path        pathMatch     `json:"path"`
+	Method      text          `json:"method" check:"enum=GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH"`
+	Headers     []headerMatch `json:"headers" check:"items=16"`
+	QueryParams []queryMatch  `json:"queryParams" check:"items=16"`
 }
 
 type pathMatch struct {
 	mark
-	Type  text `json:"type" check:"default=PathPrefix enum=PathPrefix|Exact not=RegularExpression"`
-	Value text `json:"value" check:"default=/ len=1024 format=path"`
+	Type  text `json:"type" check:"default=PathPrefix enum=PathPrefix|Exact|RegularExpression"`
+	Value text `json:"value" check:"default=/ len=1024 format=pathorregex"`
 }
 
 type headerMatch struct {
 	mark
-	Type  text `json:"type" check:"default=Exact enum=Exact not=RegularExpression"`
+	Type  text `json:"type" check:"default=Exact enum=Exact|RegularExpression"`
 	Name  text `json:"name" check:"required len=256 format=header"`
 	Value text `json:"value" check:"required len=4096"`
 }
 
+type queryMatch struct {
+	mark
+	Type  text `json:"type" check:"default=Exact enum=Exact|RegularExpression"`
+	Name  text `json:"name" check:"required len=256 format=token"`
+	Value text `json:"value" check:"required len=1024"`
+}
+
+// backendRef is a Service and its share of the calls.
 type backendRef struct {
-	mark      `refused:"filters"`
-	Group     text   `json:"group" check:"empty"`
-	Kind      text   `json:"kind" check:"enum=Service not=ServiceImport"`
-	Name      text   `json:"name" check:"required format=label"`
-	Namespace text   `json:"namespace" check:"format=label"`
-	Port      number `json:"port" check:"required min=1 max=65535"`
-	Weight    number `json:"weight" check:"max=1000000"`
+	mark      `why:"kind=it is not read"`
+	Group     text            `json:"group" check:"empty"`
+	Kind      text            `json:"kind" check:"enum=Service not=ServiceImport"`
+	Name      text            `json:"name" check:"required format=label"`
+	Namespace text            `json:"namespace" check:"format=label"`
+	Port      number          `json:"port" check:"required min=1 max=65535"`
+	Weight    number          `json:"weight" check:"max=1000000"`
+	Filters   []backendFilter `json:"filters" check:"items=16"`
 }
 
 func (b *backendRef) check(s scope) {
-	if b.Group.V != "" {
-		s.fault(b.Group.mark, "%s is not supported by gatemesh; a backend is a Service, whose group is \"\"", quote(b.Group.V))
+	checkServiceGroup(s, &b.Group)
+	checkFilters(s, listed(b.Filters))
+}
+
+func (p *pathMatch) check(s scope) {
+	format := "path"
+	if p.Type.V == "RegularExpression" {
+		format = "regex"
+	}
+	if wrong := formatFault(format, p.Value.V); wrong != "" {
+		s.fault(p.Value.mark, "%s %s", quote(p.Value.V), wrong)
+	}
+}
+
+func (h *headerMatch) check(s scope) { checkRegex(s, &h.Type, &h.Value) }
+func (q *queryMatch) check(s scope)  { checkRegex(s, &q.Type, &q.Value) }
+
+// checkRegex reports a value that does not compile, if kind says that it has to.
+func checkRegex(s scope, kind, value *text) {
+	if kind.V != "RegularExpression" {
+		return
+	}
+	if wrong := formatFault("regex", value.V); wrong != "" {
+		s.fault(value.mark, "%s %s", quote(value.V), wrong)
 	}
 }
 
 func (m *routeMatch) check(s scope) {
+	checkHeaders(s, m.Headers)
 	seen := make(names)
-	for _, h := range m.Headers {
+	for i := range m.QueryParams {
+		q := &m.QueryParams[i]
+		if first, twice := seen.first(q.Name.V, q.mark); twice {
+			s.fault(q.Name.mark, "%s is matched by %s already", q.Name.V, first.path)
+		}
+	}
+}
+
+func checkHeaders(s scope, headers []headerMatch) {
+	seen := make(names)
+	for i := range headers {
+		h := &headers[i]
 		if first, twice := seen.first(strings.ToLower(h.Name.V), h.mark); twice {
 			s.fault(h.Name.mark, "%s is matched by %s already", h.Name.V, first.path)
 		}
 	}
 }
 
-func (r *routeRule) check(s scope) {
-	sum := int64(0)
-	for i := range r.BackendRefs {
-		sum += r.BackendRefs[i].weight()
+func (t *routeTimeouts) check(s scope) {
+	if t.Request.V > 0 && t.BackendRequest.V > t.Request.V {
+		s.fault(t.BackendRequest.mark, "is longer than request, which bounds it")
 	}
-	if sum == 0 {
-		s.fault(r.BackendRefs[0].sub("weight"), "the weights of all backends are 0, which serves nobody")
+}
+
+func (r *routeRetry) check(s scope) {
+	seen := make(map[int64]mark)
+	for _, c := range r.Codes {
+		if first, twice := seen[c.V]; twice {
+			s.fault(c.mark, "is %s already", first.path)
+		}
+		seen[c.V] = c.mark
+	}
+}
+
+func (r *routeRule) check(s scope) {
+	filters := listed(r.Filters)
+	checkFilters(s, filters)
+	redirect := false
+	for _, f := range filters {
+		if f.kind == "RequestRedirect" {
+			redirect = true
+		}
+	}
+	switch {
+	case redirect && len(r.BackendRefs) > 0:
+		s.fault(r.BackendRefs[0].mark, "a redirect answers the call itself; leave out backendRefs or the redirect")
+	case !redirect && len(r.BackendRefs) == 0:
+		s.fault(r.sub("backendRefs"), "is required, because no filter answers the call")
+	}
+	checkWeights(s, weightsOf(r.BackendRefs))
+	lists := [][]filter{filters}
+	for i := range r.BackendRefs {
+		lists = append(lists, listed(r.BackendRefs[i].Filters))
+	}
+	for _, list := range lists {
+		at := prefixChange(list)
+		if at.present() && (len(r.Matches) > 1 || len(r.Matches) == 1 && r.Matches[0].Path.present() && r.Matches[0].Path.Type.V != "PathPrefix") {
+			s.fault(at, "ReplacePrefixMatch takes exactly one match, of type PathPrefix")
+		}
+	}
+}
+
+// weight is 1 unless the file says otherwise.
+func weight(n *number) int64 {
+	if n.present() {
+		return n.V
+	}
+	return 1
+}
+
+func weightsOf(list []backendRef) (all []*number) {
+	for i := range list {
+		all = append(all, &list[i].Weight)
+	}
+	return all
+}
+
+// checkWeights reports backends of which none gets calls.
+func checkWeights(s scope, weights []*number) {
+	sum := int64(0)
+	for _, w := range weights {
+		sum += weight(w)
+	}
+	if len(weights) > 0 && sum == 0 {
+		s.fault(weights[0].mark, "the weights of all backends are 0, which serves nobody")
 	}
 }
 
 func (h *httpRouteSpec) check(s scope) {
+	checkParents(s, h.ParentRefs)
 	matches := 0
 	seen := make(names)
 	for i := range h.Rules {
 		r := &h.Rules[i]
 		matches += max(1, len(r.Matches))
-		if !r.Name.present() {
-			continue
-		}
-		if first, twice := seen.first(r.Name.V, r.mark); twice {
-			s.fault(r.Name.mark, "%s is the name of %s already", r.Name.V, first.path)
-		}
+		checkRuleName(s, seen, &r.Name, r.mark)
 	}
+	checkMatchCount(s, h.sub("rules"), matches)
+}
+
+func checkRuleName(s scope, seen names, name *text, at mark) {
+	if !name.present() {
+		return
+	}
+	if first, twice := seen.first(name.V, at); twice {
+		s.fault(name.mark, "%s is the name of %s already", name.V, first.path)
+	}
+}
+
+func checkMatchCount(s scope, at mark, matches int) {
 	if matches > 128 {
-		s.fault(h.sub("rules"), "the rules have %d matches together; at most 128 are allowed", matches)
+		s.fault(at, "the rules have %d matches together; at most 128 are allowed", matches)
 	}
 }
 
-// weight is 1 unless the file says otherwise.
-func (b *backendRef) weight() int64 {
-	if b.Weight.present() {
-		return b.Weight.V
+// linkHTTPRoute checks what r refers to.
+func (set *Set) linkHTTPRoute(r *object[httpRouteSpec], allowed map[grant]bool) {
+	own := r.Metadata.Namespace.V
+	to := func(name *text, namespace text) {
+		if namespace.present() {
+			set.linkReference(r.scope, namespace.mark, allowed, grant{"HTTPRoute", own, "Service", namespace.V, name.V})
+		}
 	}
-	return 1
-}
-
-// linkRoute checks what r refers to.
-func (set *Set) linkRoute(r *object[httpRouteSpec]) {
-	before := r.scope.faults.count
-	hostnames := set.attach(r)
-	if r.scope.faults.count == before {
-		set.hostnames[r] = hostnames
+	mirrors := func(list []filter) {
+		for _, f := range list {
+			to(&f.mirror.BackendRef.Name, f.mirror.BackendRef.Namespace)
+		}
 	}
 	for i := range r.Spec.Rules {
-		for j := range r.Spec.Rules[i].BackendRefs {
-			b := &r.Spec.Rules[i].BackendRefs[j]
-			if b.Namespace.present() && b.Namespace.V != r.Metadata.Namespace.V {
-				r.scope.fault(b.Namespace.mark, "not supported by gatemesh: a backend in another namespace needs a ReferenceGrant there, which gatemesh does not read")
-			}
+		rule := &r.Spec.Rules[i]
+		mirrors(listed(rule.Filters))
+		for j := range rule.BackendRefs {
+			b := &rule.BackendRefs[j]
+			to(&b.Name, b.Namespace)
+			mirrors(listed(b.Filters))
 		}
 	}
 }
 
-// sortRoutes puts the routes in the order in which the Gateway API decides
-// between equal matches: the oldest, then by namespace/name. A route without
-// creationTimestamp is not created yet and thus the youngest.
-func sortRoutes(routes []*object[httpRouteSpec]) {
-	age := func(r *object[httpRouteSpec]) time.Time {
-		if t := r.Metadata.CreationTimestamp.V; !t.IsZero() {
-			return t
-		}
-		return time.Unix(1<<40, 0)
+// ruleName is the part of a name that stands for a rule.
+func ruleName(name *text, i int) string {
+	if name.V != "" {
+		return name.V
 	}
-	slices.SortFunc(routes, func(a, b *object[httpRouteSpec]) int {
-		return cmp.Or(age(a).Compare(age(b)), cmp.Compare(a.name(), b.name()))
-	})
+	return strconv.Itoa(i)
 }
 
-// Routes returns the rules of all HTTPRoutes, in the order in which the Gateway
-// API decides between equal matches. Their hostnames are those under which a
-// listener of the Gateway serves them. Each call returns new slices.
+// Routes returns the rules of all HTTPRoutes and GRPCRoutes that the Gateway
+// serves, in the order in which the Gateway API decides between equal matches.
+// They name the listeners of the Gateway, which [Set.RouteListeners] has. Each
+// call returns new slices.
 func (set *Set) Routes() []routing.Route {
 	var out []routing.Route
 	for _, r := range set.httpRoutes {
+		listeners, served := set.listenersOf(r)
+		if !served {
+			continue
+		}
 		for i := range r.Spec.Rules {
 			rule := &r.Spec.Rules[i]
-			name := rule.Name.V
-			if name == "" {
-				name = strconv.Itoa(i)
-			}
-			to := routing.Route{
-				Name:      r.name() + "/" + name,
-				Position:  r.scope.position(rule.mark),
-				Hostnames: slices.Clone(set.hostnames[r]),
-			}
-			for j := range rule.Matches {
-				to.Matches = append(to.Matches, rule.Matches[j].routing())
-			}
-			for j := range rule.BackendRefs {
-				b := &rule.BackendRefs[j]
-				to.Backends = append(to.Backends, routing.Backend{
-					Destination: gatemesh.Destination{Service: b.Name.V, Namespace: r.Metadata.Namespace.V, Port: uint16(b.Port.V)},
-					Weight:      uint32(b.weight()),
-				})
-			}
+			to := rule.routing(r.Metadata.Namespace.V)
+			to.Name = r.name() + "/" + ruleName(&rule.Name, i)
+			to.Position = r.scope.position(rule.mark)
+			to.Hostnames, to.Listeners = strs(r.Spec.Hostnames), listeners()
 			out = append(out, to)
 		}
+	}
+	return append(out, set.grpcRules()...)
+}
+
+// listenersOf reports whether the Gateway serves the route with this key, and
+// how its listeners are called that do.
+func (set *Set) listenersOf(key any) (names func() []string, served bool) {
+	g := set.gateway()
+	for _, a := range set.attached[key] {
+		if g == nil || a.gateway != g {
+			continue
+		}
+		return func() []string {
+			out := make([]string, 0, len(a.listeners))
+			for _, l := range a.listeners {
+				out = append(out, l.Name.V)
+			}
+			return out
+		}, true
+	}
+	return nil, false
+}
+
+func (r *routeRule) routing(namespace string) routing.Route {
+	to := routing.Route{
+		Filters: filtersOf(listed(r.Filters), namespace),
+		Timeout: r.Timeouts.Request.V, AttemptTimeout: r.Timeouts.BackendRequest.V, Retry: r.Retry.routing(),
+	}
+	for i := range r.Matches {
+		to.Matches = append(to.Matches, r.Matches[i].routing())
+	}
+	for i := range r.BackendRefs {
+		b := &r.BackendRefs[i]
+		object := backendObject{Name: b.Name, Namespace: b.Namespace, Port: b.Port}
+		to.Backends = append(to.Backends, routing.Backend{
+			Destination: object.destination(namespace), Weight: uint32(weight(&b.Weight)),
+			Filters: filtersOf(listed(b.Filters), namespace),
+		})
+	}
+	return to
+}
+
+// routing returns nil if nothing is said about retries. The Gateway API counts
+// tries after the first, and wants calls that never reached anybody retried,
+// whatever their codes.
+func (r *routeRetry) routing() *gatemesh.RetryPolicy {
+	if !r.present() {
+		return nil
+	}
+	out := &gatemesh.RetryPolicy{Broken: true, Backoff: r.Backoff.V}
+	if r.Attempts.present() {
+		out.Attempts = int(r.Attempts.V) + 1
+	}
+	for _, c := range r.Codes {
+		out.Statuses = append(out.Statuses, int(c.V))
 	}
 	return out
 }
@@ -185,12 +339,32 @@ func (m *routeMatch) routing() routing.Match {
 	out := routing.Match{Method: m.Method.V, Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/"}}
 	if m.Path.present() {
 		out.Path.Value = m.Path.Value.V
-		if m.Path.Type.V == "Exact" {
+		switch m.Path.Type.V {
+		case "Exact":
 			out.Path.Type = routing.PathExact
+		case "RegularExpression":
+			out.Path.Type = routing.PathRegex
 		}
 	}
-	for _, h := range m.Headers {
-		out.Headers = append(out.Headers, routing.HeaderMatch{Name: h.Name.V, Value: h.Value.V})
+	out.Headers = headersOf(m.Headers)
+	for i := range m.QueryParams {
+		q := &m.QueryParams[i]
+		out.Query = append(out.Query, routing.QueryMatch{Name: q.Name.V, Type: matchType(&q.Type), Value: q.Value.V})
 	}
 	return out
+}
+
+func headersOf(list []headerMatch) (out []routing.HeaderMatch) {
+	for i := range list {
+		h := &list[i]
+		out = append(out, routing.HeaderMatch{Name: h.Name.V, Type: matchType(&h.Type), Value: h.Value.V})
+	}
+	return out
+}
+
+func matchType(t *text) routing.MatchType {
+	if t.V == "RegularExpression" {
+		return routing.MatchRegex
+	}
+	return routing.MatchExact
 }

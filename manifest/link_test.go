@@ -1,7 +1,6 @@
 package manifest_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 
@@ -10,13 +9,12 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
-	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
-// A route is served under the hostnames that it and its listeners share, and
-// nowhere else.
+// A route is served by those listeners that it names, that take it, and that
+// listen for one of its hostnames.
 func TestAttach(t *testing.T) {
 	t.Parallel()
 	const (
@@ -26,37 +24,56 @@ func TestAttach(t *testing.T) {
 		www     = `{name: www, port: 443, protocol: HTTPS, hostname: www.example.com}`
 		wild    = `{name: wild, port: 443, protocol: HTTPS, hostname: "*.example.com"}`
 		open    = `{name: open, port: 443, protocol: HTTPS, hostname: open.example.com, allowedRoutes: {namespaces: {from: All}}}`
+		none    = `{name: none, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: None}}}`
+		grpc    = `{name: grpc, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}`
+		both    = `{name: both, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}, {group: gateway.networking.k8s.io, kind: HTTPRoute}]}}`
+		shops   = `{name: shops, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {shop: "1"}}}}}`
+		named   = `{name: named, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [other]}]}}}}`
+		not     = `{name: not, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: shop, operator: DoesNotExist}]}}}}`
+		notIn   = `{name: notin, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchExpressions: [{key: shop, operator: Exists}, {key: shop, operator: NotIn, values: ["2"]}]}}}}`
 		ref     = `{name: g, namespace: production}`
 		refAPI  = `{name: g, namespace: production, sectionName: api}`
 		refWild = `{name: g, namespace: production, sectionName: wild}`
-		one     = "not supported by gatemesh: listener %s serves these hostnames too, does not take the route, and all listeners share one route table"
+		nowhere = "no hostname of the route is one that Gateway production/g listens for"
+		labels  = "Gateway production/g takes no HTTPRoute of namespace other; the selector of its allowedRoutes must select the labels of the Namespace, which are read from a Namespace in the folder"
 	)
 	for name, tt := range map[string]struct {
 		namespace, listeners, refs, hostnames string
 		want                                  []string
 		err                                   string
 	}{
-		"every host":             {"", all, ref, ``, nil, ""},
-		"host of route":          {"", all, ref, `[a.example.com]`, []string{"a.example.com"}, ""},
-		"host of listener":       {"", api, ref, ``, []string{"api.example.com"}, ""},
-		"same":                   {"", api, ref, `[api.example.com]`, []string{"api.example.com"}, ""},
-		"wild listener":          {"", wild, ref, `[a.b.example.com]`, []string{"a.b.example.com"}, ""},
-		"wild route":             {"", api, ref, `["*.example.com"]`, []string{"api.example.com"}, ""},
-		"wild both":              {"", wild, ref, `["*.a.example.com"]`, []string{"*.a.example.com"}, ""},
-		"wild is not its parent": {"", wild, ref, `[example.com]`, nil, "no hostname of the route is one that Gateway production/g listens for"},
-		"suffix is no label":     {"", wild, ref, `[evilexample.com]`, nil, "no hostname of the route is one that Gateway production/g listens for"},
-		"two listeners":          {"", api + ", " + www, ref, ``, []string{"api.example.com", "www.example.com"}, ""},
-		"one of two":             {"", api + ", " + www, refAPI, ``, []string{"api.example.com"}, ""},
-		"two ports":              {"", all + ", " + plain, ref, `[a.example.com]`, []string{"a.example.com"}, ""},
-		"one of two ports":       {"", all + ", " + plain, `{name: g, namespace: production, sectionName: plain}`, `[a.example.com]`, nil, fmt.Sprintf(one, "all")},
-		"under another listener": {"", api + ", " + wild, refWild, ``, nil, fmt.Sprintf(one, "api")},
-		"over another listener":  {"", api + ", " + wild, refAPI, ``, nil, fmt.Sprintf(one, "wild")},
-		"beside it":              {"", api + ", " + wild, refWild, `[www.example.com]`, []string{"www.example.com"}, ""},
-		"both named":             {"", api + ", " + wild, refAPI + ", " + refWild, ``, []string{"*.example.com", "api.example.com"}, ""},
-		"other namespace":        {"other", open, ref, ``, []string{"open.example.com"}, ""},
-		"only where allowed":     {"other", open + ", " + api, ref, ``, []string{"open.example.com"}, ""},
-		"nowhere allowed":        {"other", api, ref, ``, nil, "Gateway production/g takes no routes of namespace other; its allowedRoutes must say from: All"},
-		"overlap forbidden":      {"other", open + ", " + wild, ref, ``, nil, fmt.Sprintf(one, "wild")},
+		"every host":             {"", all, ref, ``, []string{"all"}, ""},
+		"host of route":          {"", all, ref, `[a.example.com]`, []string{"all"}, ""},
+		"host of listener":       {"", api, ref, ``, []string{"api"}, ""},
+		"same":                   {"", api, ref, `[api.example.com]`, []string{"api"}, ""},
+		"wild listener":          {"", wild, ref, `[a.b.example.com]`, []string{"wild"}, ""},
+		"wild route":             {"", api, ref, `["*.example.com"]`, []string{"api"}, ""},
+		"wild both":              {"", wild, ref, `["*.a.example.com"]`, []string{"wild"}, ""},
+		"one of its hosts":       {"", api, ref, `[www.example.com, api.example.com]`, []string{"api"}, ""},
+		"wild is not its parent": {"", wild, ref, `[example.com]`, nil, nowhere},
+		"suffix is no label":     {"", wild, ref, `[evilexample.com]`, nil, nowhere},
+		"two listeners":          {"", api + ", " + www, ref, ``, []string{"api", "www"}, ""},
+		"the one of two":         {"", api + ", " + www, ref, `[www.example.com]`, []string{"www"}, ""},
+		"one of two":             {"", api + ", " + www, refAPI, ``, []string{"api"}, ""},
+		"two ports":              {"", all + ", " + plain, ref, `[a.example.com]`, []string{"all", "plain"}, ""},
+		"one of two ports":       {"", all + ", " + plain, `{name: g, namespace: production, sectionName: plain}`, ``, []string{"plain"}, ""},
+		"by port":                {"", all + ", " + plain, `{name: g, namespace: production, port: 80}`, ``, []string{"plain"}, ""},
+		"both named":             {"", api + ", " + wild, refWild + ", " + refAPI, ``, []string{"wild", "api"}, ""},
+		"named twice":            {"", api + ", " + wild, refWild + ", " + ref, ``, []string{"wild", "api"}, ""},
+		"other namespace":        {"other", open, ref, ``, []string{"open"}, ""},
+		"only where allowed":     {"other", open + ", " + api, ref, ``, []string{"open"}, ""},
+		"nowhere allowed":        {"other", api, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace other; its allowedRoutes must say from: All"},
+		"none allowed":           {"", none, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace production; its allowedRoutes say from: None"},
+		"other kind":             {"", grpc, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace production; its allowedRoutes must have the kind HTTPRoute"},
+		"both kinds":             {"", both, ref, ``, []string{"both"}, ""},
+		"label":                  {"shop", shops, ref, ``, []string{"shops"}, ""},
+		"no label":               {"other", shops, ref, ``, nil, labels},
+		"name of the namespace":  {"other", named, ref, ``, []string{"named"}, ""},
+		"other name":             {"", named, ref, ``, nil, strings.Replace(labels, "other", "production", 1)},
+		"label is not there":     {"other", not, ref, ``, []string{"not"}, ""},
+		"label is there":         {"shop", not, ref, ``, nil, strings.Replace(labels, "other", "shop", 1)},
+		"label has other value":  {"shop", notIn, ref, ``, []string{"notin"}, ""},
+		"no label to exist":      {"other", notIn, ref, ``, nil, labels},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +95,10 @@ apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: r, namespace: `+namespace+`}
 spec: {parentRefs: [`+tt.refs+`], rules: [{backendRefs: [{name: b, port: 1}]}]`+hostnames+`}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {shop: "1"}}
 `))
 			if tt.err != "" {
 				assert.Nil(t, set)
@@ -87,7 +108,7 @@ spec: {parentRefs: [`+tt.refs+`], rules: [{backendRefs: [{name: b, port: 1}]}]`+
 			require.NoError(t, err)
 			routes := set.Routes()
 			require.Len(t, routes, 1)
-			assert.Equal(t, tt.want, routes[0].Hostnames)
+			assert.Equal(t, tt.want, routes[0].Listeners)
 		})
 	}
 }
@@ -203,7 +224,7 @@ spec:
 
 	assert.Equal(t, []manifest.Listener{{Position: line(7), Name: "all", Port: 80}}, set.Listeners())
 	assert.Equal(t, []routing.Route{{
-		Name: "default/r/0", Position: line(15),
+		Name: "default/r/0", Position: line(15), Listeners: []string{"all"},
 		Matches: []routing.Match{
 			{Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/"}},
 			{Path: routing.PathMatch{Type: routing.PathPrefix, Value: "/a"}},
@@ -217,21 +238,23 @@ spec:
 			{Destination: gatemesh.Destination{Service: "two", Namespace: "default", Port: 2}},
 		},
 	}}, set.Routes())
-	rules := []canary.Rule{{
-		Position: line(32),
-		Matches: []canary.Match{
-			{Headers: []canary.HeaderMatch{{Name: "x-a", Kind: canary.HeaderPrefix, Value: "b"}, {Name: "x-b", Value: "c"}}},
-			{Headers: []canary.HeaderMatch{{Name: "x-c", Value: "d"}}},
-		},
-		Targets: []canary.Target{{Service: "three", Namespace: "other", Port: 8080, Weight: 100}},
-	}, {
-		Position: line(37),
-		Targets:  []canary.Target{{Service: "one", Namespace: "default", Subset: "s", Weight: 100}},
-	}}
-	assert.Equal(t, []canary.Split{
-		{Position: line(25), Service: "one", Namespace: "default", Rules: rules},
-		{Position: line(25), Service: "two", Namespace: "other", Rules: rules},
-	}, set.Splits())
+	rules := func(host string) []routing.Route {
+		return []routing.Route{{
+			Name: "default/v/mesh/" + host + "/0", Position: line(32),
+			Matches: []routing.Match{
+				{Headers: []routing.HeaderMatch{{Name: "x-a", Type: routing.MatchPrefix, Value: "b"}, {Name: "x-b", Value: "c"}}},
+				{Headers: []routing.HeaderMatch{{Name: "x-c", Value: "d"}}},
+			},
+			Backends: []routing.Backend{{Destination: gatemesh.Destination{Service: "three", Namespace: "other", Port: 8080}, Weight: 100}},
+		}, {
+			Name: "default/v/mesh/" + host + "/1", Position: line(37),
+			Backends: []routing.Backend{{Destination: gatemesh.Destination{Service: "one", Namespace: "default", Subset: "s"}, Weight: 100}},
+		}}
+	}
+	assert.Equal(t, []routing.Service{
+		{Position: line(25), Service: "one", Namespace: "default", Rules: rules("one.default")},
+		{Position: line(25), Service: "two", Namespace: "other", Rules: rules("two.other")},
+	}, set.Services(gatemesh.Workload{}))
 	assert.Equal(t, []routing.Subset{
 		{Position: line(42), Service: "one", Namespace: "default", Name: "s", Labels: map[string]string{"a": "1"}},
 	}, set.Subsets())

@@ -1,13 +1,13 @@
 package manifest
 
 import (
+	"context"
 	"crypto/sha256"
 	"io/fs"
 	"os"
-	"strings"
+	"time"
 
 	"github.com/gatemesh-go/gatemesh"
-	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
@@ -16,8 +16,11 @@ import (
 // is no Set of a folder in which something is wrong. A Set never changes and is
 // safe for concurrent use. The zero Set is empty.
 type Set struct {
+	namespaces       []*object[namespaceSpec]
+	referenceGrants  []*object[referenceGrantSpec]
 	gateways         []*object[gatewaySpec]
 	httpRoutes       []*object[httpRouteSpec]
+	grpcRoutes       []*object[grpcRouteSpec]
 	virtualServices  []*object[virtualServiceSpec]
 	destinationRules []*object[destinationRuleSpec]
 	policies         []*object[authorizationSpec]
@@ -25,26 +28,16 @@ type Set struct {
 
 	peerAuthentications []*object[peerAuthenticationSpec]
 
-	read      [sha256.Size]byte                   // sum of the files it was read from
-	hostnames map[*object[httpRouteSpec]][]string // under which a listener serves a route
-	broken    map[string]bool                     // objects with faults, "kind namespace/name"
-	unread    bool                                // there are objects that nobody knows the names of
-}
+	chosen      *object[gatewaySpec]              // by For
+	namespaceOf map[string]*object[namespaceSpec] // by name
+	gatewayOf   map[string]*object[gatewaySpec]   // by namespace/name
+	attached    map[any][]attachment              // by HTTPRoute or GRPCRoute
 
-// Listener is a listener of the Gateway: what the server is asked to listen for.
-type Listener struct {
-	// Position is where the listener was written.
-	Position gatemesh.Position
-	// Name is unique in the Gateway.
-	Name string
-	// Hostname is the host that is served, "" for every one. [Set.Routes]
-	// accounts for it.
-	Hostname string
-	// Port is where callers connect.
-	Port uint16
-	// HTTPS says that callers must use TLS. The certificate is the server's own
-	// configuration.
-	HTTPS bool
+	ruleOf map[service]*object[destinationRuleSpec]
+
+	read   [sha256.Size]byte // sum of the files it was read from
+	broken map[string]bool   // kinds of which an object has faults
+	unread bool              // there are objects that nobody knows the names of
 }
 
 // LoadDir reads every file of the folder dir whose name ends in .yaml or .yml,
@@ -82,8 +75,11 @@ type loader struct {
 
 func newLoader() *loader {
 	return &loader{&faults{}, &Set{
-		hostnames: make(map[*object[httpRouteSpec]][]string),
-		broken:    make(map[string]bool),
+		namespaceOf: make(map[string]*object[namespaceSpec]),
+		gatewayOf:   make(map[string]*object[gatewaySpec]),
+		attached:    make(map[any][]attachment),
+		ruleOf:      make(map[service]*object[destinationRuleSpec]),
+		broken:      make(map[string]bool),
 	}}
 }
 
@@ -110,8 +106,11 @@ func (l *loader) finish() (*Set, error) {
 // link checks what objects say about each other.
 func (set *Set) link() {
 	seen := make(map[string]scope)
+	unique(seen, "Namespace", set.namespaces)
+	unique(seen, "ReferenceGrant", set.referenceGrants)
 	unique(seen, "Gateway", set.gateways)
 	unique(seen, "HTTPRoute", set.httpRoutes)
+	unique(seen, "GRPCRoute", set.grpcRoutes)
 	unique(seen, "VirtualService", set.virtualServices)
 	unique(seen, "DestinationRule", set.destinationRules)
 	unique(seen, "AuthorizationPolicy", set.policies)
@@ -120,19 +119,32 @@ func (set *Set) link() {
 	unique(seen, "RequestAuthentication", set.requestAuths)
 	linkTargets(set, set.policies, func(s *authorizationSpec) targetRefs { return s.Targets })
 	linkTargets(set, set.requestAuths, func(s *requestAuthSpec) targetRefs { return s.Targets })
-	for i, g := range set.gateways {
-		// A route of an internal Gateway must not be served by another one.
-		if i > 0 {
-			first := set.gateways[0]
-			g.scope.fault(mark{line: g.line}, "a second Gateway is not supported by gatemesh: a set describes one server, and %s (%s) is it already",
-				first.name(), first.scope.position(first.mark))
+	set.linkRoutes()
+	set.linkServices()
+}
+
+// linkRoutes checks what Gateways and their routes refer to.
+func (set *Set) linkRoutes() {
+	set.linkNamespaces()
+	allowed := set.grants()
+	set.linkGateways(allowed)
+	sortRoutes(set.httpRoutes)
+	sortRoutes(set.grpcRoutes)
+	var http, grpc []aRoute
+	for _, r := range set.httpRoutes {
+		http = append(http, asRoute("HTTPRoute", r, r.Spec.ParentRefs, r.Spec.Hostnames))
+		set.linkHTTPRoute(r, allowed)
+	}
+	for _, r := range set.grpcRoutes {
+		grpc = append(grpc, asRoute("GRPCRoute", r, r.Spec.ParentRefs, r.Spec.Hostnames))
+		set.linkGRPCRoute(r, allowed)
+	}
+	for _, list := range [][]aRoute{http, grpc} {
+		for i := range list {
+			set.attached[list[i].key] = set.attach(&list[i])
 		}
 	}
-	sortRoutes(set.httpRoutes)
-	for _, r := range set.httpRoutes {
-		set.linkRoute(r)
-	}
-	set.linkServices()
+	set.linkKinds(http, grpc)
 }
 
 func unique[S any](seen map[string]scope, kind string, list []*object[S]) {
@@ -149,33 +161,16 @@ func unique[S any](seen map[string]scope, kind string, list []*object[S]) {
 // mayLack reports whether an object of a kind may be missing because it has
 // faults. Then nothing is said about references to it.
 func (set *Set) mayLack(kind string) bool {
-	for name := range set.broken {
-		if strings.HasPrefix(name, kind) {
-			return true
-		}
-	}
-	return set.unread
+	return set.broken[kind] || set.unread
 }
 
 // verify asks the packages that will get the configuration whether they take
 // it, so that a Set that loads cannot fail later.
 func (set *Set) verify(f *faults) {
-	routes := routing.Config{Routes: set.Routes(), Subsets: set.Subsets()}
-	for _, r := range routes.Routes {
-		for _, b := range r.Backends {
-			routes.Upstreams = append(routes.Upstreams, routing.Upstream{
-				Service: b.Destination.Service, Namespace: b.Destination.Namespace, URL: "http://" + b.Destination.Service,
-			})
-		}
+	for _, g := range set.forEach() {
+		g.verifyRoutes(f)
 	}
-	router, err := routing.New(routes)
-	f.keep(err)
-	if err == nil {
-		f.keep(router.Close())
-	}
-	_, err = canary.New(canary.Config{Splits: set.Splits()})
-	f.keep(err)
-	_, err = newEngine(set.Policies()...)
+	_, err := newEngine(set.Policies()...)
 	f.keep(err)
 	_, err = mtls.ResolveModes(mtls.ModesConfig{Workload: nobody, RootNamespace: noNamespace, Policies: set.PeerAuthentications()})
 	f.keep(err)
@@ -186,24 +181,79 @@ func (set *Set) verify(f *faults) {
 	}
 }
 
+// forEach returns the set as each of its Gateways reads it, or as it is if it
+// has none.
+func (set *Set) forEach() []*Set {
+	if len(set.gateways) == 0 {
+		return []*Set{set}
+	}
+	out := make([]*Set, len(set.gateways))
+	for i, g := range set.gateways {
+		one := *set
+		one.chosen = g
+		out[i] = &one
+	}
+	return out
+}
+
+// verifyRoutes asks package routing. Which upstreams there are is up to the
+// server, so that there is one for each destination here.
+func (set *Set) verifyRoutes(f *faults) {
+	cfg := routing.Config{
+		Listeners: set.RouteListeners(nil), Routes: set.Routes(), Subsets: set.Subsets(),
+		Services: set.services(func(*httpMatch) bool { return true }),
+		Outbound: []gatemesh.Layer{{Name: "retry", Retry: never{}}}, // or else routes could not ask for retries
+	}
+	known := make(map[service]bool)
+	for _, d := range destinations(cfg) {
+		if s := (service{d.Service, d.Namespace}); !known[s] {
+			known[s] = true
+			cfg.Upstreams = append(cfg.Upstreams, routing.Upstream{Service: s.name, Namespace: s.namespace, URL: "http://" + s.name})
+		}
+	}
+	for i := range cfg.Subsets {
+		s := &cfg.Subsets[i]
+		cfg.Upstreams = append(cfg.Upstreams, routing.Upstream{Service: s.Service, Namespace: s.Namespace, Subset: s.Name, URL: "http://" + s.Service})
+	}
+	router, err := routing.New(cfg)
+	f.keep(err)
+	if err == nil {
+		f.keep(router.Close())
+	}
+}
+
+// never is a Retrier for a table that carries no calls.
+type never struct{}
+
+func (never) Retry(context.Context, *gatemesh.Call, gatemesh.Attempt) (time.Duration, bool) {
+	return 0, false
+}
+
+// destinations returns where calls and copies of them go by cfg.
+func destinations(cfg routing.Config) (all []gatemesh.Destination) {
+	mirrors := func(filters *routing.Filters) {
+		for _, m := range filters.Mirrors {
+			all = append(all, m.Destination)
+		}
+	}
+	add := func(rules []routing.Route) {
+		for i := range rules {
+			mirrors(&rules[i].Filters)
+			for j := range rules[i].Backends {
+				all = append(all, rules[i].Backends[j].Destination)
+				mirrors(&rules[i].Backends[j].Filters)
+			}
+		}
+	}
+	add(cfg.Routes)
+	for i := range cfg.Services {
+		add(cfg.Services[i].Rules)
+	}
+	return all
+}
+
 func (f *faults) keep(err error) {
 	if err != nil {
 		f.add(fault{text: err.Error()})
 	}
-}
-
-// Listeners returns the listeners of the Gateway, so that a server can listen
-// as it is told. Without a Gateway there are none.
-func (set *Set) Listeners() []Listener {
-	var out []Listener
-	for _, g := range set.gateways {
-		for i := range g.Spec.Listeners {
-			l := &g.Spec.Listeners[i]
-			out = append(out, Listener{
-				Position: g.scope.position(l.mark), Name: l.Name.V, Hostname: l.Hostname.V,
-				Port: uint16(l.Port.V), HTTPS: l.Protocol.V == "HTTPS",
-			})
-		}
-	}
-	return out
 }

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"maps"
 	"reflect"
 	"slices"
@@ -23,7 +24,7 @@ type object[S any] struct {
 // metadata holds, besides names, what tools and the cluster write. None of it
 // changes behaviour but creationTimestamp, which decides between equal routes.
 type metadata struct {
-	mark              `refused:"deletionTimestamp deletionGracePeriodSeconds finalizers generateName ownerReferences selfLink"`
+	mark              `refused:"deletionTimestamp deletionGracePeriodSeconds finalizers generateName ownerReferences selfLink" why:"deletionTimestamp=the object is about to go; deletionGracePeriodSeconds=the object is about to go; finalizers=nobody would carry them out; generateName=write name; ownerReferences=the object would go with its owner; selfLink=the cluster does not write it any more"`
 	Name              text    `json:"name" check:"required format=subdomain"`
 	Namespace         text    `json:"namespace" check:"default=default format=label"`
 	Labels            labels  `json:"labels" check:"empty"`
@@ -65,7 +66,7 @@ func kindOf[S any](name, group string, list func(*Set) *[]*object[S], versions .
 		before := s.faults.count
 		s.decode(n, reflect.ValueOf(o).Elem(), mark{}, checks{})
 		if s.faults.count > before {
-			set.broken[s.object] = true
+			set.broken[name] = true
 			return
 		}
 		*list(set) = append(*list(set), o)
@@ -74,8 +75,11 @@ func kindOf[S any](name, group string, list func(*Set) *[]*object[S], versions .
 
 func kinds() []kind {
 	return []kind{
+		kindOf("Namespace", "", func(s *Set) *[]*object[namespaceSpec] { return &s.namespaces }, "v1"),
+		kindOf("ReferenceGrant", "gateway.networking.k8s.io", func(s *Set) *[]*object[referenceGrantSpec] { return &s.referenceGrants }, "v1", "v1beta1"),
 		kindOf("Gateway", "gateway.networking.k8s.io", func(s *Set) *[]*object[gatewaySpec] { return &s.gateways }, "v1"),
 		kindOf("HTTPRoute", "gateway.networking.k8s.io", func(s *Set) *[]*object[httpRouteSpec] { return &s.httpRoutes }, "v1"),
+		kindOf("GRPCRoute", "gateway.networking.k8s.io", func(s *Set) *[]*object[grpcRouteSpec] { return &s.grpcRoutes }, "v1"),
 		kindOf("VirtualService", "networking.istio.io", func(s *Set) *[]*object[virtualServiceSpec] { return &s.virtualServices }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("DestinationRule", "networking.istio.io", func(s *Set) *[]*object[destinationRuleSpec] { return &s.destinationRules }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("AuthorizationPolicy", "security.istio.io", func(s *Set) *[]*object[authorizationSpec] { return &s.policies }, "v1", "v1beta1"),
@@ -87,7 +91,7 @@ func kinds() []kind {
 func (k *kind) apiVersions() string {
 	list := make([]string, len(k.versions))
 	for i, v := range k.versions {
-		list[i] = k.group + "/" + v
+		list[i] = strings.TrimPrefix(k.group+"/"+v, "/")
 	}
 	return strings.Join(list, " or ")
 }
@@ -117,13 +121,16 @@ func load(set *Set, s scope, n *yaml.Node) bool {
 		s.fault(mark{kindNode.Line, "kind"}, "%s is not supported; write each item as a document of its own, separated by ---", quote(kindNode.Value))
 		return false
 	}
-	group, _, _ := strings.Cut(version.Value, "/")
+	group, rest, grouped := strings.Cut(version.Value, "/")
+	if !grouped {
+		group, rest = "", version.Value
+	}
 	all := kinds()
 	i := slices.IndexFunc(all, func(k kind) bool { return k.name == kindNode.Value && k.group == group })
 	if i < 0 {
 		names := make([]string, len(all))
 		for i, k := range all {
-			names[i] = k.name + " of " + k.group
+			names[i] = k.name + " of " + cmp.Or(k.group, "v1")
 		}
 		s.fault(mark{kindNode.Line, "kind"}, "%s of %s is not supported by gatemesh, which reads %s",
 			quote(kindNode.Value), quote(version.Value), strings.Join(names, ", "))
@@ -138,7 +145,7 @@ func load(set *Set, s scope, n *yaml.Node) bool {
 		}
 		s.object += " " + shorten(namespace) + "/" + shorten(name.Value)
 	}
-	if !slices.Contains(k.versions, strings.TrimPrefix(version.Value, group+"/")) {
+	if !slices.Contains(k.versions, rest) {
 		s.fault(mark{version.Line, "apiVersion"}, "%s is not supported; it must be %s", quote(version.Value), k.apiVersions())
 		return false
 	}

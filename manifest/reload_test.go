@@ -80,10 +80,10 @@ type stack struct {
 	keys   *manifest.Authentication
 }
 
-func (s *stack) configs(set *manifest.Set) (routing.Config, auth.Config, policy.Config, canary.Config, *manifest.Authentication, error) {
+func (s *stack) configs(set *manifest.Set) (routing.Config, auth.Config, policy.Config, *manifest.Authentication, error) {
 	keys, err := set.Authentication(manifest.AuthenticationConfig{Workload: gateway, Previous: s.keys})
 	if err != nil {
-		return routing.Config{}, auth.Config{}, policy.Config{}, canary.Config{}, nil, err
+		return routing.Config{}, auth.Config{}, policy.Config{}, nil, err
 	}
 	var to []routing.Upstream
 	for _, service := range []string{"a", "b"} {
@@ -91,15 +91,18 @@ func (s *stack) configs(set *manifest.Set) (routing.Config, auth.Config, policy.
 			to = append(to, routing.Upstream{Service: service, Namespace: "shop", URL: "http://127.0.0.1:1", Labels: map[string]string{"version": v}})
 		}
 	}
-	return routing.Config{Routes: set.Routes(), Subsets: set.Subsets(), Upstreams: to}, keys.Config(),
-		policy.Config{Workload: gateway, Policies: set.Policies(), Unselected: policy.Deny}, canary.Config{Splits: set.Splits()}, keys, nil
+	return routing.Config{
+			Listeners: set.RouteListeners(nil), Routes: set.Routes(), Services: set.Services(gateway), Subsets: set.Subsets(), Upstreams: to,
+		}, keys.Config(),
+		policy.Config{Workload: gateway, Policies: set.Policies(), Unselected: policy.Deny}, keys, nil
 }
 
 func newStack(t *testing.T, set *manifest.Set) *stack {
 	s := &stack{}
-	r, a, p, c, keys, err := s.configs(set)
+	r, a, p, keys, err := s.configs(set)
 	require.NoError(t, err)
-	s.router, s.who, s.may, s.split, s.keys = gatemesh.Must(routing.New(r)), gatemesh.Must(auth.New(a)), gatemesh.Must(policy.New(p)), gatemesh.Must(canary.New(c)), keys
+	s.router, s.who, s.may, s.keys = gatemesh.Must(routing.New(r)), gatemesh.Must(auth.New(a)), gatemesh.Must(policy.New(p)), keys
+	s.split = gatemesh.Must(canary.New(canary.Config{Services: s.router}))
 	t.Cleanup(func() {
 		assert.NoError(t, s.router.Close())
 		assert.NoError(t, s.keys.Close())
@@ -109,11 +112,11 @@ func newStack(t *testing.T, set *manifest.Set) *stack {
 
 // apply is what a server does with a Set.
 func (s *stack) apply(set *manifest.Set) error {
-	r, a, p, c, keys, err := s.configs(set)
+	r, a, p, keys, err := s.configs(set)
 	if err != nil {
 		return err
 	}
-	if err := gatemesh.Apply(s.router.Change(r), s.who.Change(a), s.may.Change(p), s.split.Change(c)); err != nil {
+	if err := gatemesh.Apply(s.router.Change(r), s.who.Change(a), s.may.Change(p)); err != nil {
 		_ = keys.Close() // what was in use stays
 		return err
 	}

@@ -21,7 +21,7 @@ type requestAuthSpec struct {
 }
 
 type jwtRule struct {
-	mark                 `refused:"outputPayloadToHeader outputClaimToHeaders spaceDelimitedClaims jwks_uri" why:"outputPayloadToHeader=claims go upstream in the signed X-Gatemesh-Identity; outputClaimToHeaders=claims go upstream in the signed X-Gatemesh-Identity; spaceDelimitedClaims=scope and scp are taken apart, and no other claim; jwks_uri=write jwksUri"`
+	mark                 `refused:"outputPayloadToHeader outputClaimToHeaders spaceDelimitedClaims jwks_uri" why:"outputPayloadToHeader=claims go upstream in the signed X-Gatemesh-Identity; outputClaimToHeaders=claims go upstream in the signed X-Gatemesh-Identity; spaceDelimitedClaims=scope and scp are taken apart, and no other claim; jwks_uri=write jwksUri; failureMode=a call with a bad token is refused"`
 	Issuer               text        `json:"issuer" check:"required"`
 	Audiences            []text      `json:"audiences"`
 	JWKSURI              literal     `json:"jwksUri"`

@@ -13,7 +13,6 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
-	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
@@ -40,13 +39,13 @@ func TestLoadDir(t *testing.T) {
 	}
 	assert.Equal(t, []routing.Route{{
 		Name: "production/order-service-route/0", Position: at("orders-route.yaml", 12),
-		Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/orders"),
+		Listeners: []string{"https"}, Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/orders"),
 		Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "order-service", Namespace: "production", Port: 8080}, Weight: 1},
 		},
 	}, {
 		Name: "production/user-service-route/0", Position: at("httproute.yaml", 13),
-		Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/users"),
+		Listeners: []string{"https"}, Hostnames: []string{"api.example.com"}, Matches: prefix("/v1/users"),
 		Backends: []routing.Backend{
 			{Destination: gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 8080}, Weight: 100},
 		},
@@ -57,20 +56,20 @@ func TestLoadDir(t *testing.T) {
 		{Position: at("destinationrule.yaml", 13), Service: "user-service", Namespace: "production", Name: "v2", Labels: map[string]string{"version": "v2"}},
 	}, set.Subsets())
 
-	target := func(subset string, weight uint32) canary.Target {
-		return canary.Target{Service: "user-service", Namespace: "production", Subset: subset, Weight: weight}
+	to := func(subset string, weight uint32) routing.Backend {
+		return routing.Backend{Destination: gatemesh.Destination{Service: "user-service", Namespace: "production", Subset: subset}, Weight: weight}
 	}
-	assert.Equal(t, []canary.Split{{
+	assert.Equal(t, []routing.Service{{
 		Position: at("virtualservice.yaml", 2), Service: "user-service", Namespace: "production",
-		Rules: []canary.Rule{{
-			Position: at("virtualservice.yaml", 11),
-			Matches:  []canary.Match{{Headers: []canary.HeaderMatch{{Name: "x-canary", Kind: canary.HeaderExact, Value: "true"}}}},
-			Targets:  []canary.Target{target("v2", 100)},
+		Rules: []routing.Route{{
+			Name: "production/user-service/mesh/0", Position: at("virtualservice.yaml", 11),
+			Matches:  []routing.Match{{Headers: []routing.HeaderMatch{{Name: "x-canary", Value: "true"}}}},
+			Backends: []routing.Backend{to("v2", 100)},
 		}, {
-			Position: at("virtualservice.yaml", 19),
-			Targets:  []canary.Target{target("v1", 90), target("v2", 10)},
+			Name: "production/user-service/mesh/1", Position: at("virtualservice.yaml", 19),
+			Backends: []routing.Backend{to("v1", 90), to("v2", 10)},
 		}},
-	}}, set.Splits())
+	}}, set.Services(gatemesh.Workload{}))
 
 	policies := set.Policies()
 	require.Len(t, policies, 5)
@@ -98,14 +97,14 @@ func TestSetIsNotShared(t *testing.T) {
 	set.Routes()[0].Hostnames[0] = "evil.example.com"
 	set.Routes()[0].Backends[0].Weight = 0
 	set.Subsets()[0].Labels["version"] = "v2"
-	set.Splits()[0].Rules[0].Targets[0].Weight = 0
+	set.Services(gatemesh.Workload{})[0].Rules[0].Backends[0].Weight = 0
 	set.Policies()[0].Selector["app"] = "other"
 	set.Policies()[0].Rules[0].From[0].Principals[0] = "*"
 	again, err := manifest.LoadDir(folder)
 	require.NoError(t, err)
 	assert.Equal(t, again.Routes(), set.Routes())
 	assert.Equal(t, again.Subsets(), set.Subsets())
-	assert.Equal(t, again.Splits(), set.Splits())
+	assert.Equal(t, again.Services(gatemesh.Workload{}), set.Services(gatemesh.Workload{}))
 	assert.Equal(t, again.Policies(), set.Policies())
 }
 
@@ -114,7 +113,7 @@ func TestZeroSet(t *testing.T) {
 	var set manifest.Set
 	assert.Empty(t, set.Routes())
 	assert.Empty(t, set.Subsets())
-	assert.Empty(t, set.Splits())
+	assert.Empty(t, set.Services(gatemesh.Workload{}))
 	assert.Empty(t, set.Policies())
 	assert.Empty(t, set.Listeners())
 }

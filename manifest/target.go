@@ -6,7 +6,7 @@ import "slices"
 type targetRefs []targetRef
 
 type targetRef struct {
-	mark  `refused:"namespace" why:"namespace=the Gateway is in the namespace of the policy"`
+	mark  `refused:"namespace" why:"namespace=the Gateway is in the namespace of the policy; kind=a policy for one Gateway or for a selector is all there is"`
 	Group text `json:"group" check:"required enum=gateway.networking.k8s.io"`
 	Kind  text `json:"kind" check:"required enum=Gateway not=GatewayClass|Service|ServiceEntry"`
 	Name  text `json:"name" check:"required format=subdomain"`
@@ -41,14 +41,4 @@ func linkTargets[S any](set *Set, list []*object[S], targets func(*S) targetRefs
 			}
 		}
 	}
-}
-
-// Gateway returns name and namespace of the Gateway that the set describes, ""
-// if it describes none. Who serves it has the label [gatemesh.GatewayLabel] with
-// its name, if policies with targetRefs are to be for it.
-func (set *Set) Gateway() (name, namespace string) {
-	if len(set.gateways) == 0 {
-		return "", ""
-	}
-	return set.gateways[0].Metadata.Name.V, set.gateways[0].Metadata.Namespace.V
 }
