@@ -28,7 +28,8 @@ import (
 
 // options are the flags as they were given.
 type options struct {
-	listen, admin, health            string
+	listen                           listenFlag
+	admin, health, gateway           string
 	manifests, workload, trustDomain string
 	upstreams                        []routing.Upstream
 	jwks, issuer, audience, algs     string
@@ -51,7 +52,8 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
-	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
+	fs.Var(&o.listen, "listen", "`address` of the front door (default :8080); or PORT=ADDRESS, repeatable, for each port of the Gateway in -manifests, as -listen 80=:8080 -listen 443=:8443. Listeners of HTTPS speak TLS, those of HTTP do not")
+	fs.StringVar(&o.gateway, "gateway", "", "which Gateway this is, as `namespace/name`, if -manifests has several")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
@@ -94,9 +96,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 		}
 		return nil, err
 	}
+	if len(o.listen) == 0 {
+		o.listen = listenFlag{{0, ":8080"}}
+	}
 	var empty []error
 	fs.Visit(func(f *flag.Flag) {
-		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "trusted-proxies" {
+		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "listen" && f.Name != "trusted-proxies" {
 			// As "$UNSET" in a script, which must not turn a guard off.
 			empty = append(empty, fmt.Errorf("-%s is given and empty", f.Name))
 		}
@@ -144,12 +149,15 @@ func (d *durationFlag) Set(s string) error {
 
 // built is what the options amount to.
 type built struct {
-	edge    edge.Config
-	tls     *tls.Config
-	mesh    *mtls.TLS        // or nil
-	minter  *identity.Minter // or nil
-	plain   bool             // a reverse proxy without manifests
-	version *version         // of the manifests; or nil
+	edge   edge.Config
+	tls    *tls.Config
+	mesh   *mtls.TLS        // or nil
+	minter *identity.Minter // or nil
+	plain  bool             // a reverse proxy without manifests
+
+	bound     map[uint16]net.Listener // by port of the Gateway; nil with one address for all
+	encrypted map[uint16]bool         // which of these speak TLS
+	version   *version                // of the manifests; or nil
 
 	// What the flags say, whatever the manifests do.
 	flags    []routing.Upstream
@@ -181,7 +189,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 	err = errors.Join(o.byList(b, observer), o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
 		o.secure(b, b.edge.Upstreams), o.checkPlainText(o.upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
-	err = errors.Join(err, o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
+	err = errors.Join(err, o.buildListeners(b), o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
 	if o.drain == 0 {
 		err = errors.Join(err, errors.New("-drain must be longer than 0"))
 	}

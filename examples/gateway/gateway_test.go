@@ -61,6 +61,12 @@ func startLogged(t *testing.T, log io.Writer, change func(*options), args ...str
 	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
 	require.NoError(t, err)
 	change(o)
+	return serveWith(t, o, log)
+}
+
+// serveWith serves as o says until the test ends.
+func serveWith(t *testing.T, o *options, log io.Writer) map[string]net.Addr {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	o.started = func(a map[string]net.Addr) { started <- a }

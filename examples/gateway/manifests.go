@@ -56,6 +56,9 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 		return err
 	}
 	set, err := manifest.LoadDir(o.manifests)
+	if err == nil {
+		set, err = o.choose(set)
+	}
 	if err != nil {
 		return err
 	}
@@ -83,7 +86,7 @@ func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer
 	if name, namespace := set.Gateway(); namespace == v.edge.Workload.Namespace {
 		v.edge.Workload.Labels[gatemesh.GatewayLabel] = name
 	}
-	err := errors.Join(o.checkListeners(set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
+	err := errors.Join(o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
 	if err != nil {
 		v.close(old)
 		return nil, err
@@ -104,15 +107,6 @@ func (o *options) checkTargets(set *manifest.Set, self gatemesh.Workload) (err e
 	}
 	for _, a := range set.RequestAuthentications() {
 		refuse(a.Position, a.Gateways)
-	}
-	return err
-}
-
-func (o *options) checkListeners(set *manifest.Set) (err error) {
-	for _, l := range set.Listeners() {
-		if l.HTTPS != o.tls.given() {
-			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, or -tls-dir, HTTP takes none of them", l.Position, l.Name))
-		}
 	}
 	return err
 }
@@ -210,6 +204,10 @@ func (o *options) follow(b *built, g *edge.Gateway, observer gatemesh.Observer) 
 	w, err := manifest.NewWatcher(manifest.WatcherConfig{
 		Dir: o.manifests, Current: b.version.set, Interval: o.reread, Observer: observer,
 		Apply: func(set *manifest.Set) error {
+			set, err := o.choose(set)
+			if err != nil {
+				return err
+			}
 			v, err := o.newVersion(b, set, b.version, observer)
 			if err != nil {
 				return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -9,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
-	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -109,24 +109,19 @@ func destinations(b *built) (all []gatemesh.Destination) {
 		}
 		return all
 	}
-	splits := b.edge.Manifests.Splits()
+	services := b.edge.Manifests.Services(b.edge.Workload)
 	for _, r := range b.edge.Manifests.Routes() {
 		for _, backend := range r.Backends {
 			d := backend.Destination
-			i := slices.IndexFunc(splits, func(s canary.Split) bool { return s.Service == d.Service && s.Namespace == d.Namespace })
+			i := slices.IndexFunc(services, func(s routing.Service) bool { return s.Service == d.Service && s.Namespace == d.Namespace })
 			if i < 0 {
 				all = append(all, d)
 				continue
 			}
-			for _, rule := range splits[i].Rules {
-				for _, t := range rule.Targets {
-					to := gatemesh.Destination{Service: t.Service, Namespace: t.Namespace, Subset: t.Subset, Port: t.Port}
-					if to.Service == "" {
-						to.Service, to.Namespace = d.Service, d.Namespace
-					}
-					if to.Port == 0 {
-						to.Port = d.Port
-					}
+			for _, rule := range services[i].Rules {
+				for _, t := range rule.Backends {
+					to := t.Destination
+					to.Port = cmp.Or(to.Port, d.Port)
 					all = append(all, to)
 				}
 			}

@@ -29,6 +29,9 @@ type Config struct {
 	Manifests *manifest.Set
 	// Upstreams say where services are.
 	Upstreams []routing.Upstream
+	// Ports say at which local port calls arrive that are for a port of the
+	// Gateway; see [manifest.Set.RouteListeners]. Default: the same.
+	Ports map[uint16]uint16
 	// Workload is who we are for AuthorizationPolicies. Required with Manifests.
 	Workload gatemesh.Workload
 	// Auth says who may call from outside. nil: anybody.
@@ -88,9 +91,11 @@ func (cfg *Config) parts() *parts {
 		}}}
 		return p
 	}
+	p.routes.Listeners = cfg.Manifests.RouteListeners(cfg.Ports)
 	p.routes.Routes, p.routes.Subsets = cfg.Manifests.Routes(), cfg.Manifests.Subsets()
+	p.routes.Services = cfg.Manifests.Services(cfg.Workload)
 	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
-	p.canary = canary.Config{Salt: cfg.Salt, Splits: cfg.Manifests.Splits(), Observer: cfg.Observer}
+	p.canary = canary.Config{Salt: cfg.Salt, Observer: cfg.Observer}
 	return p
 }
 
@@ -129,6 +134,7 @@ func New(cfg Config) (*Gateway, error) {
 		if g.policy, err = policy.New(p.policy); b.fault(err) {
 			b.add(g.policy.Layer())
 		}
+		p.canary.Services = g.router
 		if g.canary, err = canary.New(p.canary); b.fault(err) {
 			b.add(g.canary.Layer())
 		}
@@ -171,6 +177,7 @@ func (g *Gateway) Update(cfg Config) error {
 		changes = append(changes, g.consumer.Change(p.consumer))
 	}
 	if g.manifests {
+		p.canary.Services = g.router
 		changes = append(changes, g.policy.Change(p.policy), g.canary.Change(p.canary))
 	}
 	if err := gatemesh.Apply(changes...); err != nil {
@@ -232,7 +239,7 @@ func (g *Gateway) Admin() http.Handler {
 			}
 			config.Routes = append(config.Routes, to)
 		}
-		for _, s := range p.canary.Splits {
+		for _, s := range p.routes.Services {
 			config.Splits = append(config.Splits, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
 		}
 		for _, p := range p.policy.Policies {
