@@ -30,6 +30,7 @@ import (
 type options struct {
 	listen, admin, health            string
 	manifests, workload, trustDomain string
+	gateway                          string
 	upstreams                        []routing.Upstream
 	jwks, issuer, audience, algs     string
 	apiKeys                          string
@@ -54,9 +55,10 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
-	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, GRPCRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
+	fs.StringVar(&o.gateway, "gateway", "", "the Gateway in -manifests that this is, as `namespace/name`; required if there are several")
 	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
 		u, err := parseUpstream(s)
 		o.upstreams = append(o.upstreams, u)

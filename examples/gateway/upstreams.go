@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
-	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -111,25 +111,45 @@ func destinations(b *built) (all []gatemesh.Destination) {
 		}
 		return all
 	}
-	splits := b.edge.Manifests.Splits()
-	for _, r := range b.edge.Manifests.Routes() {
-		for _, backend := range r.Backends {
-			d := backend.Destination
-			i := slices.IndexFunc(splits, func(s canary.Split) bool { return s.Service == d.Service && s.Namespace == d.Namespace })
-			if i < 0 {
+	return goesTo(b.edge.Manifests, b.edge.Workload)
+}
+
+// goesTo returns where calls and copies of them go by set: what the rules for
+// the service of a route say, and else the service itself.
+func goesTo(set *manifest.Set, self gatemesh.Workload) (all []gatemesh.Destination) {
+	type key struct{ service, namespace string }
+	services := map[key]*routing.Service{}
+	list := set.Services(self)
+	for i := range list {
+		services[key{list[i].Service, list[i].Namespace}] = &list[i]
+	}
+	mirrors := func(f *routing.Filters) {
+		for _, m := range f.Mirrors {
+			all = append(all, m.Destination)
+		}
+	}
+	for _, r := range set.Routes() {
+		mirrors(&r.Filters)
+		for i := range r.Backends {
+			mirrors(&r.Backends[i].Filters)
+			d := r.Backends[i].Destination
+			s := services[key{d.Service, d.Namespace}]
+			if s == nil {
+				s = services[key{"*", d.Namespace}]
+			}
+			if s == nil {
 				all = append(all, d)
 				continue
 			}
-			for _, rule := range splits[i].Rules {
-				for _, t := range rule.Targets {
-					to := gatemesh.Destination{Service: t.Service, Namespace: t.Namespace, Subset: t.Subset, Port: t.Port}
-					if to.Service == "" {
-						to.Service, to.Namespace = d.Service, d.Namespace
-					}
+			for _, rule := range s.Rules {
+				mirrors(&rule.Filters)
+				for j := range rule.Backends {
+					to := rule.Backends[j].Destination
 					if to.Port == 0 {
 						to.Port = d.Port
 					}
 					all = append(all, to)
+					mirrors(&rule.Backends[j].Filters)
 				}
 			}
 		}

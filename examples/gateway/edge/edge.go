@@ -88,9 +88,10 @@ func (cfg *Config) parts() *parts {
 		}}}
 		return p
 	}
-	p.routes.Routes, p.routes.Subsets = cfg.Manifests.Routes(), cfg.Manifests.Subsets()
+	p.routes.Listeners, p.routes.Routes = cfg.Manifests.RouteListeners(nil), cfg.Manifests.Routes()
+	p.routes.Services, p.routes.Subsets = cfg.Manifests.Services(cfg.Workload), cfg.Manifests.Subsets()
 	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
-	p.canary = canary.Config{Salt: cfg.Salt, Splits: cfg.Manifests.Splits(), Observer: cfg.Observer}
+	p.canary = canary.Config{Salt: cfg.Salt, Observer: cfg.Observer}
 	return p
 }
 
@@ -110,6 +111,8 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	if g.router, err = routing.New(p.routes); b.fault(err) {
 		b.add(g.router.Layer())
+		b.add(g.router.CORS())
+		p.canary.Services = g.router
 	}
 	b.layers = append(b.layers, cfg.AfterRoute...)
 	if cfg.Auth != nil {
@@ -168,6 +171,7 @@ func (g *Gateway) Update(cfg Config) error {
 		changes = append(changes, g.consumer.Change(p.consumer))
 	}
 	if g.manifests {
+		p.canary.Services = g.router
 		changes = append(changes, g.policy.Change(p.policy), g.canary.Change(p.canary))
 	}
 	if err := gatemesh.Apply(changes...); err != nil {
@@ -217,7 +221,7 @@ func (g *Gateway) Admin() http.Handler {
 	type shown struct {
 		Layers   []string
 		Routes   []route
-		Splits   []string
+		Services []string
 		Policies []rule
 	}
 	show := func(p *parts) (config shown) {
@@ -229,8 +233,8 @@ func (g *Gateway) Admin() http.Handler {
 			}
 			config.Routes = append(config.Routes, to)
 		}
-		for _, s := range p.canary.Splits {
-			config.Splits = append(config.Splits, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
+		for _, s := range p.routes.Services {
+			config.Services = append(config.Services, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
 		}
 		for _, p := range p.policy.Policies {
 			config.Policies = append(config.Policies, rule{p.Namespace + "/" + p.Name, p.Position.String(), p.Action.String()})
