@@ -9,6 +9,7 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/breaker"
+	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
 	"github.com/gatemesh-go/gatemesh/trace"
@@ -18,7 +19,7 @@ import (
 // of the mesh. Of a headless service, every pod gets its share, at the port of
 // the service: its address records do not say that the pods listen at another
 // one (targetPort). For such a service there is -upstream with its SRV record.
-func (o *options) byDNS(d gatemesh.Destination, observer gatemesh.Observer) (*service, error) {
+func (o *options) byDNS(d gatemesh.Destination, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*service, error) {
 	scheme, port := "http", cmp.Or(d.Port, 80)
 	if o.meshCert != "" {
 		scheme = "https"
@@ -28,8 +29,8 @@ func (o *options) byDNS(d gatemesh.Destination, observer gatemesh.Observer) (*se
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	endpoints, err := o.balanceDNS(&u, pool.DNSConfig{Host: host + ".", Port: port}, observer)
-	return &service{host, u, endpoints}, err
+	endpoints, err := o.balanceDNS(&u, pool.DNSConfig{Host: host + ".", Port: port}, policy, observer)
+	return &service{host, policy, u, endpoints}, err
 }
 
 // bySRV has the upstreams with an SRV name in their URL, such as
@@ -48,7 +49,7 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 			errs = append(errs, fmt.Errorf("-upstream %s: the URL has a port, which its SRV record says", upstreamName(serves(u))))
 			continue
 		}
-		endpoints, err := o.balanceDNS(u, pool.DNSConfig{SRV: to.Host}, observer)
+		endpoints, err := o.balanceDNS(u, pool.DNSConfig{SRV: to.Host}, manifest.TrafficPolicy{}, observer)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -60,23 +61,25 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 }
 
 // balanceDNS has each call to u go to one of the endpoints that are found as cfg
-// says.
-func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, observer gatemesh.Observer) (*pool.Pool, error) {
+// says, by policy.
+func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
 	cfg.Resolver = o.resolver
 	dns, err := pool.NewDNS(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return o.balance(u, dns, observer)
+	return o.balance(u, dns, policy, observer)
 }
 
-// balance has each call to u go to one of the endpoints that who finds.
-func (o *options) balance(u *routing.Upstream, who pool.Resolver, observer gatemesh.Observer) (*pool.Pool, error) {
+// balance has each call to u go to one of the endpoints that who finds, by policy.
+func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
 	name := u.Service
 	if u.Namespace != "" {
 		name += "." + u.Namespace
 	}
-	endpoints, err := pool.New(pool.Config{Name: name, Resolver: who, Observer: observer})
+	of := pool.Config{Name: name, Resolver: who, Observer: observer}
+	policy.Configure(&of)
+	endpoints, err := pool.New(of)
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,9 @@ import (
 // options are the flags as they were given.
 type options struct {
 	listen                           listenFlag
-	admin, health, gateway           string
+	admin, health                    string
 	manifests, workload, trustDomain string
+	gateway                          string
 	upstreams                        []routing.Upstream
 	jwks, issuer, audience, algs     string
 	apiKeys                          string
@@ -53,12 +54,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.Var(&o.listen, "listen", "`address` of the front door (default :8080); or PORT=ADDRESS, repeatable, for each port of the Gateway in -manifests, as -listen 80=:8080 -listen 443=:8443. Listeners of HTTPS speak TLS, those of HTTP do not")
-	fs.StringVar(&o.gateway, "gateway", "", "which Gateway this is, as `namespace/name`, if -manifests has several")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
-	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
+	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, GRPCRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
+	fs.StringVar(&o.gateway, "gateway", "", "the Gateway in -manifests that this is, as `namespace/name`; required if there are several")
 	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. With h2c:// it speaks HTTP/2 without TLS. Several of the same name share the calls, and one that fails is left alone for a while. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
 		u, err := parseUpstream(s)
 		o.upstreams = append(o.upstreams, u)

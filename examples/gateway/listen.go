@@ -165,18 +165,3 @@ func (o *options) servers(b *built, to serve.Server) (list []serve.Server) {
 	}
 	return list
 }
-
-// choose returns set as the Gateway reads it that -gateway names.
-func (o *options) choose(set *manifest.Set) (*manifest.Set, error) {
-	if o.gateway == "" {
-		if name, _ := set.Gateway(); name == "" && len(set.Gateways()) > 1 {
-			return nil, fmt.Errorf("there are the Gateways %s; say which one this is with -gateway", strings.Join(set.Gateways(), ", "))
-		}
-		return set, nil
-	}
-	namespace, name, ok := strings.Cut(o.gateway, "/")
-	if !ok {
-		return nil, fmt.Errorf("-gateway %s: must be namespace/name", o.gateway)
-	}
-	return set.For(namespace, name)
-}

@@ -93,7 +93,7 @@ func TestListenMistakes(t *testing.T) {
 		"no port":            {[]string{"-listen", "x=:1"}, `"x" is not a port`},
 		"no certificate":     {[]string{"-manifests", dir, "-listen", "80=127.0.0.1:0", "-listen", "443=127.0.0.1:0"}, "listener https: HTTPS takes -tls-cert"},
 		"another Gateway":    {[]string{"-manifests", dir, "-gateway", "default/other"}, "there is no Gateway default/other"},
-		"no Gateway":         {[]string{"-manifests", dir, "-gateway", "other"}, "-gateway other: must be namespace/name"},
+		"no Gateway":         {[]string{"-manifests", dir, "-gateway", "other"}, "there is no Gateway other/"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			args := c.args

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -27,6 +28,7 @@ type version struct {
 // service is one that resolves by DNS. Versions share it.
 type service struct {
 	name     string
+	policy   manifest.TrafficPolicy // of its DestinationRule
 	upstream routing.Upstream
 	pool     *pool.Pool
 }
@@ -56,9 +58,6 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 		return err
 	}
 	set, err := manifest.LoadDir(o.manifests)
-	if err == nil {
-		set, err = o.choose(set)
-	}
 	if err != nil {
 		return err
 	}
@@ -79,6 +78,10 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 // newVersion returns what set amounts to. What old, which may be nil, has got
 // to do with already, such as endpoints and keys, goes on.
 func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer gatemesh.Observer) (*version, error) {
+	set, err := o.ours(set)
+	if err != nil {
+		return nil, err
+	}
 	v := &version{edge: b.edge, set: set, services: map[gatemesh.Destination]*service{}}
 	v.edge.Manifests = set
 	v.edge.Workload = b.edge.Workload.Clone()
@@ -86,12 +89,24 @@ func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer
 	if name, namespace := set.Gateway(); namespace == v.edge.Workload.Namespace {
 		v.edge.Workload.Labels[gatemesh.GatewayLabel] = name
 	}
-	err := errors.Join(o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
+	err = errors.Join(o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
 	if err != nil {
 		v.close(old)
 		return nil, err
 	}
 	return v, nil
+}
+
+// ours returns set as the Gateway reads it that -gateway names.
+func (o *options) ours(set *manifest.Set) (*manifest.Set, error) {
+	if o.gateway == "" {
+		if all := set.Gateways(); len(all) > 1 {
+			return nil, fmt.Errorf("the manifests have several Gateways; say by -gateway which one this is: %s", strings.Join(all, ", "))
+		}
+		return set, nil
+	}
+	namespace, name, _ := strings.Cut(o.gateway, "/")
+	return set.For(namespace, name)
 }
 
 // checkTargets refuses policies for the Gateway if, to judge by its namespace,
@@ -115,31 +130,37 @@ func (o *options) checkTargets(set *manifest.Set, self gatemesh.Workload) (err e
 func (o *options) findServices(b *built, v, old *version, observer gatemesh.Observer) error {
 	var errs []error
 	var found []routing.Upstream
+	var to []gatemesh.Destination
 	for _, r := range v.set.Routes() {
 		for _, backend := range r.Backends {
-			d := backend.Destination
-			if v.services[d] != nil || slices.ContainsFunc(b.flags, func(u routing.Upstream) bool {
-				return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && (u.Port == 0 || u.Port == d.Port)
-			}) {
+			to = append(to, backend.Destination)
+		}
+	}
+	for _, d := range append(to, goesTo(v.set, v.edge.Workload)...) {
+		// DNS does not know the labels of pods.
+		if d.Subset != "" || v.services[d] != nil || slices.ContainsFunc(b.flags, func(u routing.Upstream) bool {
+			return u.Service == d.Service && (u.Namespace == "" || u.Namespace == d.Namespace) && (u.Port == 0 || u.Port == d.Port)
+		}) {
+			continue
+		}
+		policy, _ := v.set.TrafficPolicy(d)
+		policy.Position = gatemesh.Position{}
+		var s *service
+		if old != nil && old.services[d] != nil && old.services[d].policy == policy {
+			s = old.services[d]
+		}
+		if s == nil {
+			var err error
+			if s, err = o.byDNS(d, policy, observer); err != nil {
+				errs = append(errs, err)
 				continue
 			}
-			var s *service
-			if old != nil {
-				s = old.services[d]
-			}
-			if s == nil {
-				var err error
-				if s, err = o.byDNS(d, observer); err != nil {
-					errs = append(errs, err)
-					continue
-				}
-				one := []routing.Upstream{s.upstream}
-				errs = append(errs, o.secure(b, one))
-				s.upstream = one[0]
-			}
-			v.services[d] = s
-			found = append(found, s.upstream)
+			one := []routing.Upstream{s.upstream}
+			errs = append(errs, o.secure(b, one))
+			s.upstream = one[0]
 		}
+		v.services[d] = s
+		found = append(found, s.upstream)
 	}
 	v.edge.Upstreams = slices.Concat(b.flags, found)
 	return errors.Join(append(errs, o.checkPlainText(found))...)
@@ -204,10 +225,6 @@ func (o *options) follow(b *built, g *edge.Gateway, observer gatemesh.Observer) 
 	w, err := manifest.NewWatcher(manifest.WatcherConfig{
 		Dir: o.manifests, Current: b.version.set, Interval: o.reread, Observer: observer,
 		Apply: func(set *manifest.Set) error {
-			set, err := o.choose(set)
-			if err != nil {
-				return err
-			}
 			v, err := o.newVersion(b, set, b.version, observer)
 			if err != nil {
 				return err

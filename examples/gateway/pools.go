@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
 )
@@ -70,7 +71,7 @@ func (o *options) static(u *routing.Upstream, list []routing.Upstream, observer 
 		}
 		addrs = append(addrs, addr)
 	}
-	return o.balance(u, pool.Static(addrs...), observer)
+	return o.balance(u, pool.Static(addrs...), manifest.TrafficPolicy{}, observer)
 }
 
 func defaultPort(scheme string) string {

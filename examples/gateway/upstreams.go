@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -109,20 +109,45 @@ func destinations(b *built) (all []gatemesh.Destination) {
 		}
 		return all
 	}
-	services := b.edge.Manifests.Services(b.edge.Workload)
-	for _, r := range b.edge.Manifests.Routes() {
-		for _, backend := range r.Backends {
-			d := backend.Destination
-			i := slices.IndexFunc(services, func(s routing.Service) bool { return s.Service == d.Service && s.Namespace == d.Namespace })
-			if i < 0 {
+	return goesTo(b.edge.Manifests, b.edge.Workload)
+}
+
+// goesTo returns where calls and copies of them go by set: what the rules for
+// the service of a route say, and else the service itself.
+func goesTo(set *manifest.Set, self gatemesh.Workload) (all []gatemesh.Destination) {
+	type key struct{ service, namespace string }
+	services := map[key]*routing.Service{}
+	list := set.Services(self)
+	for i := range list {
+		services[key{list[i].Service, list[i].Namespace}] = &list[i]
+	}
+	mirrors := func(f *routing.Filters) {
+		for _, m := range f.Mirrors {
+			all = append(all, m.Destination)
+		}
+	}
+	for _, r := range set.Routes() {
+		mirrors(&r.Filters)
+		for i := range r.Backends {
+			mirrors(&r.Backends[i].Filters)
+			d := r.Backends[i].Destination
+			s := services[key{d.Service, d.Namespace}]
+			if s == nil {
+				s = services[key{"*", d.Namespace}]
+			}
+			if s == nil {
 				all = append(all, d)
 				continue
 			}
-			for _, rule := range services[i].Rules {
-				for _, t := range rule.Backends {
-					to := t.Destination
-					to.Port = cmp.Or(to.Port, d.Port)
+			for _, rule := range s.Rules {
+				mirrors(&rule.Filters)
+				for j := range rule.Backends {
+					to := rule.Backends[j].Destination
+					if to.Port == 0 {
+						to.Port = d.Port
+					}
 					all = append(all, to)
+					mirrors(&rule.Backends[j].Filters)
 				}
 			}
 		}

@@ -91,9 +91,8 @@ func (cfg *Config) parts() *parts {
 		}}}
 		return p
 	}
-	p.routes.Listeners = cfg.Manifests.RouteListeners(cfg.Ports)
-	p.routes.Routes, p.routes.Subsets = cfg.Manifests.Routes(), cfg.Manifests.Subsets()
-	p.routes.Services = cfg.Manifests.Services(cfg.Workload)
+	p.routes.Listeners, p.routes.Routes = cfg.Manifests.RouteListeners(cfg.Ports), cfg.Manifests.Routes()
+	p.routes.Services, p.routes.Subsets = cfg.Manifests.Services(cfg.Workload), cfg.Manifests.Subsets()
 	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
 	p.canary = canary.Config{Salt: cfg.Salt, Observer: cfg.Observer}
 	return p
@@ -118,6 +117,7 @@ func New(cfg Config) (*Gateway, error) {
 		// read a refusal, too.
 		b.add(g.router.Layer())
 		b.add(g.router.CORS())
+		p.canary.Services = g.router
 	}
 	b.layers = append(b.layers, cfg.AfterRoute...)
 	if cfg.Auth != nil {
@@ -134,7 +134,6 @@ func New(cfg Config) (*Gateway, error) {
 		if g.policy, err = policy.New(p.policy); b.fault(err) {
 			b.add(g.policy.Layer())
 		}
-		p.canary.Services = g.router
 		if g.canary, err = canary.New(p.canary); b.fault(err) {
 			b.add(g.canary.Layer())
 		}
@@ -227,7 +226,7 @@ func (g *Gateway) Admin() http.Handler {
 	type shown struct {
 		Layers   []string
 		Routes   []route
-		Splits   []string
+		Services []string
 		Policies []rule
 	}
 	show := func(p *parts) (config shown) {
@@ -240,7 +239,7 @@ func (g *Gateway) Admin() http.Handler {
 			config.Routes = append(config.Routes, to)
 		}
 		for _, s := range p.routes.Services {
-			config.Splits = append(config.Splits, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
+			config.Services = append(config.Services, fmt.Sprintf("%s.%s (%s)", s.Service, s.Namespace, s.Position))
 		}
 		for _, p := range p.policy.Policies {
 			config.Policies = append(config.Policies, rule{p.Namespace + "/" + p.Name, p.Position.String(), p.Action.String()})
