@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,14 @@ func TestOnce(t *testing.T) {
 		assert.Regexp(t, `(?m)^FAIL +outage: silent +ours +calls for \d+ unseen tokens in the end `, out)
 		assert.Regexp(t, `(?m)^pass +outage: silent +ours +answers to known tokens +200 `, out)
 	})
+	t.Run("without another replica", func(t *testing.T) {
+		t.Parallel()
+		out, _, err := play(t, "-break", "retry")
+		require.ErrorIs(t, err, errFailed)
+		assert.Contains(t, out, "without the question at another replica, the facts must fail:")
+		assert.Regexp(t, `(?m)^FAIL +1 of 3 well +ours +answers to unseen tokens +200 .*401`, out)
+		assert.Regexp(t, `(?m)^pass +1 of 3 well +ours +answers to known tokens +200 `, out)
+	})
 }
 
 func TestMistakes(t *testing.T) {
@@ -71,7 +80,7 @@ func TestMistakes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"-break", "z"}, `-break: there is no guard "z"; the guards are cache and breaker`},
+		{[]string{"-break", "z"}, `-break: there is no guard "z"; the guards are cache, breaker and retry`},
 		{[]string{"-break", ""}, `-break: there is no guard ""`},
 		{[]string{"-rate", "1"}, "-rate 1 is not between 50 and 2000"},
 		{[]string{"-phase", "1h"}, "-phase 1h0m0s is not between 1s and 30s"},
@@ -127,8 +136,9 @@ func TestAuthService(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, s.close()) }()
 	transport := pooled(1)
+	transport.DialContext = s.dial
 	defer transport.CloseIdleConnections()
-	asking := &naive{url: s.url(), id: "gateway", secret: s.secrets["gateway"], client: &http.Client{Transport: transport}, timeout: time.Minute}
+	asking := &naive{url: introspectionURL, id: "gateway", secret: s.secrets["gateway"], client: &http.Client{Transport: transport}, timeout: time.Minute}
 	token := s.issue()
 
 	active, err := asking.introspect(t.Context(), token)
@@ -159,16 +169,24 @@ func TestAuthService(t *testing.T) {
 	_, err = asking.introspect(ctx, token)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 
-	addr := s.addr
+	addrs := s.addrs()
 	require.NoError(t, s.be(t.Context(), mode{down: true}))
 	_, err = asking.introspect(t.Context(), token)
 	assert.ErrorContains(t, err, "refused")
 
 	require.NoError(t, s.be(t.Context(), mode{}))
-	assert.Equal(t, addr, s.addr)
+	assert.Equal(t, addrs, s.addrs())
 	active, err = asking.introspect(t.Context(), token)
 	require.NoError(t, err)
 	assert.True(t, active)
+
+	s.mu.Lock()
+	s.replicas[2].asked["gateway"] = 100
+	s.mu.Unlock()
+	require.NoError(t, s.lose(t.Context(), "gateway"))
+	assert.Nil(t, s.replicas[2].server, "the one that was asked most")
+	assert.Equal(t, []time.Duration{lookup, spike}, slices.Sorted(slices.Values([]time.Duration{s.replicas[0].mode.Load().delay, s.replicas[1].mode.Load().delay})))
+	require.NoError(t, s.be(t.Context(), mode{}))
 
 	s.mu.Lock()
 	s.tokens[token] = time.Now().Unix()

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,33 +32,96 @@ type mode struct {
 }
 
 // authService issues opaque tokens and tells its clients, the gateways, what
-// they are worth (RFC 7662). It can be slow, silent and down.
+// they are worth (RFC 7662). It has three replicas, each of which can be slow,
+// silent and down.
 type authService struct {
-	secrets map[string]string // by client id
-	mode    atomic.Pointer[mode]
+	secrets  map[string]string // by client id
+	replicas []*replica
+	dials    atomic.Uint64
 
-	mu     sync.Mutex
+	mu     sync.Mutex       // guards what follows, and what replicas were asked
 	tokens map[string]int64 // expiry, in seconds since the epoch
+}
 
+// replica is one process of the auth service.
+type replica struct {
+	of     *authService
+	mode   atomic.Pointer[mode]
+	asked  map[string]int // by client id, since it has been as it is
 	addr   string
 	server *http.Server // nil while down
 }
 
-// startAuthService listens on a port of its own on loopback.
+// authHost is the auth service for who does not care which replica answers.
+const authHost = "auth.internal"
+
+// introspectionPath is where it introspects.
+const introspectionPath = "/introspect"
+
+const introspectionURL = "http://" + authHost + introspectionPath
+
+// startAuthService has three replicas listen on ports of their own on loopback.
 func startAuthService(ctx context.Context, clients ...string) (*authService, error) {
-	s := &authService{secrets: map[string]string{}, tokens: map[string]int64{}, addr: "127.0.0.1:0"}
+	s := &authService{secrets: map[string]string{}, tokens: map[string]int64{}}
 	for _, id := range clients {
 		s.secrets[id] = rand.Text()
+	}
+	for range 3 {
+		s.replicas = append(s.replicas, &replica{of: s, addr: "127.0.0.1:0"})
 	}
 	return s, s.be(ctx, mode{delay: lookup})
 }
 
-// url is the introspection endpoint.
-func (s *authService) url() string { return "http://" + s.addr + "/introspect" }
+// addrs are the addresses of the replicas, as the DNS would tell them.
+func (s *authService) addrs() (all []string) {
+	for _, r := range s.replicas {
+		all = append(all, r.addr)
+	}
+	return all
+}
 
-// be changes how the service is doing, from the next request on.
+// dial connects to authHost as to a virtual address, each connection to the
+// next replica, whether it is well or not. Other addresses are what they are.
+func (s *authService) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if host, _, _ := net.SplitHostPort(addr); host == authHost {
+		addr = s.replicas[s.dials.Add(1)%uint64(len(s.replicas))].addr
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+// be changes how all replicas are doing, from the next request on.
 func (s *authService) be(ctx context.Context, m mode) error {
+	var errs []error
+	for _, r := range s.replicas {
+		errs = append(errs, r.be(ctx, m))
+	}
+	return errors.Join(errs...)
+}
+
+// lose has the replica that a client has asked most fall, and the one after it
+// be slow. The others are well.
+func (s *authService) lose(ctx context.Context, client string) error {
+	by := slices.Clone(s.replicas)
+	s.mu.Lock()
+	slices.SortFunc(by, func(a, b *replica) int { return cmp.Compare(b.asked[client], a.asked[client]) })
+	s.mu.Unlock()
+	return errors.Join(s.be(ctx, mode{delay: lookup}), by[0].be(ctx, mode{down: true}), by[1].be(ctx, mode{delay: spike}))
+}
+
+func (s *authService) close() error {
+	var errs []error
+	for _, r := range s.replicas {
+		errs = append(errs, r.close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *replica) be(ctx context.Context, m mode) error {
 	s.mode.Store(&m)
+	s.of.mu.Lock()
+	s.asked = map[string]int{}
+	s.of.mu.Unlock()
 	if m.down {
 		return s.close()
 	}
@@ -69,14 +135,14 @@ func (s *authService) be(ctx context.Context, m mode) error {
 	}
 	s.addr = l.Addr().String() // the same one after an outage
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /introspect", s.introspect)
+	mux.HandleFunc("POST "+introspectionPath, s.introspect)
 	s.server = newServer(mux)
 	go func(srv *http.Server) { _ = srv.Serve(l) }(s.server) // ends with close
 	return nil
 }
 
 // close closes the listener and every connection.
-func (s *authService) close() error {
+func (s *replica) close() error {
 	if s.server == nil {
 		return nil
 	}
@@ -95,13 +161,16 @@ func (s *authService) issue() string {
 	return token
 }
 
-func (s *authService) introspect(w http.ResponseWriter, r *http.Request) {
+func (s *replica) introspect(w http.ResponseWriter, r *http.Request) {
 	id, secret, _ := r.BasicAuth()
-	if want, ok := s.secrets[id]; !ok || subtle.ConstantTimeCompare([]byte(secret), []byte(want)) != 1 {
+	if want, ok := s.of.secrets[id]; !ok || subtle.ConstantTimeCompare([]byte(secret), []byte(want)) != 1 {
 		w.Header().Set("WWW-Authenticate", "Basic")
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
+	s.of.mu.Lock()
+	s.asked[id]++
+	s.of.mu.Unlock()
 	token := r.PostFormValue("token") // also reads the body: only then is it seen that a client leaves
 	m := s.mode.Load()
 	var over <-chan time.Time // never, when silent
@@ -113,9 +182,9 @@ func (s *authService) introspect(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	s.mu.Lock()
-	exp, ok := s.tokens[token]
-	s.mu.Unlock()
+	s.of.mu.Lock()
+	exp, ok := s.of.tokens[token]
+	s.of.mu.Unlock()
 	answer := map[string]any{"active": false}
 	if now := time.Now().Unix(); ok && now < exp {
 		answer = map[string]any{

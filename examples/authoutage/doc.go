@@ -11,8 +11,10 @@
 //     of 400 ms, stops asking when a client leaves, and lets nothing pass that
 //     it could not verify. It has no cache and no breaker.
 //   - ours is gatemesh's package auth with the same introspection and timeout,
-//     which remembers what it has verified and has a breaker around the auth
-//     service.
+//     which remembers what it has verified, has a breaker around the auth
+//     service, and knows its three replicas: routing/pool says which one is
+//     asked, and breaker.Retry asks another one where there was no answer. Naive
+//     has a virtual address of all three, as most have.
 //
 // Everything else is equal: the reverse proxy, the number of workers, and six
 // services behind each gateway, which take 20 to 40 ms for a request. A lookup
@@ -37,7 +39,9 @@
 // # The story
 //
 // The auth service is healthy, then takes 200 ms for a lookup, then takes
-// requests and never answers, then refuses connections, and is well again. A
+// requests and never answers, then refuses connections, and is well again. Then
+// one of its replicas is down and another takes 200 ms, which nobody notices who
+// calls ours. A
 // phase begins when all requests of the one before have ended, so that each
 // request and each call of the auth service belongs to one phase. It lasts
 // longer than it should, within limits, if what is expected of it has not come
@@ -53,6 +57,6 @@
 // -strict only. The chart shows them over time, and below them the share of requests
 // that passed: a gateway that refuses everybody has excellent latencies.
 //
-// -break cache and -break breaker take a guard away from ours, and show that the
-// facts then fail.
+// -break cache, -break breaker and -break retry take a guard away from ours, and
+// show that the facts then fail.
 package main

@@ -28,12 +28,19 @@ type gateway struct {
 	calls   atomic.Int64   // of the auth service
 	servers []*http.Server // the gateway's own is the last one
 	idle    []func()       // closes connections that are not in use
+	guard   func() error   // ends the guard; or nil
+}
+
+// guard is who a gateway asks about its callers, and what ends it.
+type guard struct {
+	around func(http.Handler) http.Handler
+	close  func() error
 }
 
 // startGateway starts six services, and in front of them a gateway that asks
 // a guard who is calling. All that two gateways differ in is their guard, which
-// gets the client that it asks the auth service with.
-func startGateway(ctx context.Context, name string, workers int, newGuard func(*http.Client) (func(http.Handler) http.Handler, error)) (_ *gateway, err error) {
+// gets the connections to the auth service.
+func startGateway(ctx context.Context, name string, workers int, s *authService, newGuard func(http.RoundTripper) (guard, error)) (_ *gateway, err error) {
 	g := &gateway{name: name}
 	defer func() {
 		if err != nil {
@@ -41,21 +48,23 @@ func startGateway(ctx context.Context, name string, workers int, newGuard func(*
 		}
 	}()
 	to := map[string]*url.URL{}
-	for _, s := range services {
-		srv, addr, err := s.start(ctx)
+	for _, one := range services {
+		srv, addr, err := one.start(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			return nil, fmt.Errorf("%s: %w", one.name, err)
 		}
 		g.servers = append(g.servers, srv)
-		to[s.name] = &url.URL{Scheme: "http", Host: addr}
+		to[one.name] = &url.URL{Scheme: "http", Host: addr}
 	}
 	up, asking := pooled(workers), pooled(workers)
+	asking.DialContext = s.dial
 	g.idle = []func(){up.CloseIdleConnections, asking.CloseIdleConnections}
-	guard, err := newGuard(&http.Client{Transport: counted{asking, &g.calls}})
+	who, err := newGuard(counted{asking, &g.calls})
 	if err != nil {
 		return nil, err
 	}
-	srv, addr, err := serve(ctx, bounded(workers, guard(proxy(to, up))))
+	g.guard = who.close
+	srv, addr, err := serve(ctx, bounded(workers, who.around(proxy(to, up))))
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +76,9 @@ func (g *gateway) close() error {
 	var errs []error
 	for _, srv := range slices.Backward(g.servers) {
 		errs = append(errs, srv.Close())
+	}
+	if g.guard != nil {
+		errs = append(errs, g.guard())
 	}
 	for _, idle := range g.idle {
 		idle()

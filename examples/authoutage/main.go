@@ -42,10 +42,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	flags := flag.NewFlagSet("authoutage", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	once := flags.Bool("once", false, "be done within a minute: short phases, and the chart in a temporary folder unless -svg says where")
-	broken := flags.String("break", "", "take the `guard` \"cache\" or \"breaker\" away from our gateway; the facts must then fail")
+	broken := flags.String("break", "", "take the `guard` \"cache\", \"breaker\" or \"retry\" away from our gateway; the facts must then fail")
 	strict := flags.Bool("strict", false, "fail also when latencies are not what they should be on a machine that has nothing else to do")
 	rate := flags.Int("rate", 300, "requests a second to each gateway, 50 to 2000; the gateways are sized for four times that")
-	length := flags.Duration("phase", 15*time.Second, "`duration` of each of the five phases, 1s to 30s; with -once 5s unless given")
+	length := flags.Duration("phase", 15*time.Second, "`duration` of each of the six phases, 1s to 30s; with -once 5s unless given")
 	wait := flags.Duration("patience", 500*time.Millisecond, "`duration` after which clients give up, 400ms to 10s; the gateways wait four fifths of it for the auth service")
 	svg := flags.String("svg", "authoutage.svg", "`file` that the chart is written to")
 	if err := flags.Parse(args); err != nil {
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		fault("unexpected argument %q, see -h", flags.Arg(0))
 	}
 	if given["break"] && guards[*broken] == "" {
-		fault("-break: there is no guard %q; the guards are cache and breaker", *broken)
+		fault("-break: there is no guard %q; the guards are cache, breaker and retry", *broken)
 	}
 	if *rate < lowRate || *rate > highRate {
 		fault("-rate %d is not between %d and %d", *rate, lowRate, highRate)
@@ -121,14 +121,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 }
 
 // guards are what -break can take away.
-var guards = map[string]string{"cache": "the cache of verified tokens", "breaker": "the breaker around the auth service"}
+var guards = map[string]string{
+	"cache": "the cache of verified tokens", "breaker": "the breaker around the auth service", "retry": "the question at another replica",
+}
 
 // chart writes the chart to w.
 func (s *story) chart(w io.Writer) error {
 	// Enough requests in every point that its median says something.
 	every := max(s.phase/30, 30*time.Second/time.Duration(s.rate))
 	var lines []line
-	for i, label := range []string{"naive: asks about every request", "ours: cache and breaker"} {
+	for i, label := range []string{"naive: asks about every request", "ours: cache, breaker, replicas"} {
 		lines = append(lines, line{names[i], label, curve(s.crowds[i].since(0), every)})
 	}
 	return writeChart(w, s.spans, lines, s.wait)

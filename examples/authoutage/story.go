@@ -28,6 +28,7 @@ const (
 	silent
 	refused
 	recovery
+	reduced
 )
 
 var phases = []phase{
@@ -36,6 +37,8 @@ var phases = []phase{
 	silent:   {"outage: silent", mode{silent: true}},
 	refused:  {"outage: refused", mode{down: true}},
 	recovery: {"recovery", mode{delay: lookup}},
+	// Of the three replicas, one is down and one as slow as in the spike.
+	reduced: {"1 of 3 well", mode{}},
 }
 
 const (
@@ -110,11 +113,12 @@ func start(ctx context.Context, cfg config) (_ *story, err error) {
 		tokens[i] = s.auth.issue()
 	}
 	for i, name := range names {
-		g, err := startGateway(ctx, name, workers, func(c *http.Client) (func(http.Handler) http.Handler, error) {
+		g, err := startGateway(ctx, name, workers, s.auth, func(t http.RoundTripper) (guard, error) {
 			if i == ourly {
-				return ours(s.auth.url(), name, s.auth.secrets[name], c, cfg.timeout(), cfg.broken)
+				return ours(s.auth.addrs(), name, s.auth.secrets[name], t, cfg.timeout(), cfg.broken)
 			}
-			return (&naive{url: s.auth.url(), id: name, secret: s.auth.secrets[name], client: c, timeout: cfg.timeout()}).guard, nil
+			n := &naive{url: introspectionURL, id: name, secret: s.auth.secrets[name], client: &http.Client{Transport: t}, timeout: cfg.timeout()}
+			return guard{n.guard, func() error { return nil }}, nil
 		})
 		if err != nil {
 			return nil, err
@@ -151,7 +155,11 @@ func (s *story) play(ctx context.Context, w io.Writer) error {
 		c.begin = begin
 	}
 	for i, p := range phases {
-		if err := s.auth.be(ctx, p.mode); err != nil {
+		become := func() error { return s.auth.be(ctx, p.mode) }
+		if i == reduced {
+			become = func() error { return s.auth.lose(ctx, names[ourly]) }
+		}
+		if err := become(); err != nil {
 			return err
 		}
 		before := s.asked()
@@ -216,7 +224,7 @@ func (s *story) settled(phase int) bool {
 	switch phase {
 	case healthy, recovery:
 		e.settled = passed(e.naive) && passed(e.unseen)
-	case slow:
+	case slow, reduced:
 		e.settled = passed(e.unseen)
 	case silent, refused:
 		e.settled = spared(e.unseen)

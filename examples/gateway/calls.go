@@ -29,7 +29,7 @@ func (o *options) byDNS(d gatemesh.Destination, policy manifest.TrafficPolicy, o
 		Service: d.Service, Namespace: d.Namespace, Port: d.Port,
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
-	endpoints, err := o.balance(&u, pool.DNSConfig{Host: host + ".", Port: port}, policy, observer)
+	endpoints, err := o.balanceDNS(&u, pool.DNSConfig{Host: host + ".", Port: port}, policy, observer)
 	return &service{host, policy, u, endpoints}, err
 }
 
@@ -49,7 +49,7 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 			errs = append(errs, fmt.Errorf("-upstream %s: the URL has a port, which its SRV record says", upstreamName(serves(u))))
 			continue
 		}
-		endpoints, err := o.balance(u, pool.DNSConfig{SRV: to.Host}, manifest.TrafficPolicy{}, observer)
+		endpoints, err := o.balanceDNS(u, pool.DNSConfig{SRV: to.Host}, manifest.TrafficPolicy{}, observer)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -60,19 +60,24 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 	return errors.Join(errs...)
 }
 
-// balance has each call to u go to one of the endpoints that are found as cfg
+// balanceDNS has each call to u go to one of the endpoints that are found as cfg
 // says, by policy.
-func (o *options) balance(u *routing.Upstream, cfg pool.DNSConfig, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
+func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
 	cfg.Resolver = o.resolver
 	dns, err := pool.NewDNS(cfg)
 	if err != nil {
 		return nil, err
 	}
+	return o.balance(u, dns, policy, observer)
+}
+
+// balance has each call to u go to one of the endpoints that who finds, by policy.
+func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
 	name := u.Service
 	if u.Namespace != "" {
 		name += "." + u.Namespace
 	}
-	of := pool.Config{Name: name, Resolver: dns, Observer: observer}
+	of := pool.Config{Name: name, Resolver: who, Observer: observer}
 	policy.Configure(&of)
 	endpoints, err := pool.New(of)
 	if err != nil {

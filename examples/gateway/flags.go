@@ -28,7 +28,8 @@ import (
 
 // options are the flags as they were given.
 type options struct {
-	listen, admin, health            string
+	listen                           listenFlag
+	admin, health                    string
 	manifests, workload, trustDomain string
 	gateway                          string
 	upstreams                        []routing.Upstream
@@ -52,14 +53,14 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	o := &options{}
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
-	fs.StringVar(&o.listen, "listen", ":8080", "`address` of the front door")
+	fs.Var(&o.listen, "listen", "`address` of the front door (default :8080); or PORT=ADDRESS, repeatable, for each port of the Gateway in -manifests, as -listen 80=:8080 -listen 443=:8443. Listeners of HTTPS speak TLS, those of HTTP do not")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, GRPCRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
 	fs.StringVar(&o.gateway, "gateway", "", "the Gateway in -manifests that this is, as `namespace/name`; required if there are several")
-	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
+	fs.Func("upstream", "where a service is, as `name[.namespace][/subset][:port]=URL`; repeatable. With h2c:// it speaks HTTP/2 without TLS. Several of the same name share the calls, and one that fails is left alone for a while. Others resolve by DNS, at the port of the service; if the pods of a headless service listen at another one, give the SRV name of its port, as http://_http._tcp.orders.shop.svc.cluster.local. \"default\" serves everything without -manifests", func(s string) error {
 		u, err := parseUpstream(s)
 		o.upstreams = append(o.upstreams, u)
 		return err
@@ -96,9 +97,12 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 		}
 		return nil, err
 	}
+	if len(o.listen) == 0 {
+		o.listen = listenFlag{{0, ":8080"}}
+	}
 	var empty []error
 	fs.Visit(func(f *flag.Flag) {
-		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "trusted-proxies" {
+		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "listen" && f.Name != "trusted-proxies" {
 			// As "$UNSET" in a script, which must not turn a guard off.
 			empty = append(empty, fmt.Errorf("-%s is given and empty", f.Name))
 		}
@@ -146,12 +150,15 @@ func (d *durationFlag) Set(s string) error {
 
 // built is what the options amount to.
 type built struct {
-	edge    edge.Config
-	tls     *tls.Config
-	mesh    *mtls.TLS        // or nil
-	minter  *identity.Minter // or nil
-	plain   bool             // a reverse proxy without manifests
-	version *version         // of the manifests; or nil
+	edge   edge.Config
+	tls    *tls.Config
+	mesh   *mtls.TLS        // or nil
+	minter *identity.Minter // or nil
+	plain  bool             // a reverse proxy without manifests
+
+	bound     map[uint16]net.Listener // by port of the Gateway; nil with one address for all
+	encrypted map[uint16]bool         // which of these speak TLS
+	version   *version                // of the manifests; or nil
 
 	// What the flags say, whatever the manifests do.
 	flags    []routing.Upstream
@@ -180,10 +187,10 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
 		Labels: map[string]string{"app": name},
 	}
-	err = errors.Join(o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
-		o.secure(b, b.edge.Upstreams), o.checkPlainText(b.edge.Upstreams))
+	err = errors.Join(o.byList(b, observer), o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
+		o.secure(b, b.edge.Upstreams), o.checkPlainText(o.upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
-	err = errors.Join(err, o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
+	err = errors.Join(err, o.buildListeners(b), o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
 	if o.drain == 0 {
 		err = errors.Join(err, errors.New("-drain must be longer than 0"))
 	}
@@ -200,8 +207,8 @@ func (o *options) checkPlainText(upstreams []routing.Upstream) error {
 	var errs []error
 	for _, u := range upstreams {
 		to, err := url.Parse(u.URL)
-		if o.identityKey != "" && err == nil && to.Scheme == "http" && !loopback(to.Hostname()) {
-			errs = append(errs, fmt.Errorf("-upstream %s: http://%s is plain text, and -identity-key would send identities over it", u.Service, to.Host))
+		if o.identityKey != "" && err == nil && to.Scheme != "https" && !loopback(to.Hostname()) {
+			errs = append(errs, fmt.Errorf("-upstream %s: %s://%s is plain text, and -identity-key would send identities over it", u.Service, to.Scheme, to.Host))
 		}
 	}
 	return errors.Join(errs...)

@@ -61,6 +61,12 @@ func startLogged(t *testing.T, log io.Writer, change func(*options), args ...str
 	o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0"}, args...), io.Discard)
 	require.NoError(t, err)
 	change(o)
+	return serveWith(t, o, log)
+}
+
+// serveWith serves as o says until the test ends.
+func serveWith(t *testing.T, o *options, log io.Writer) map[string]net.Addr {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan map[string]net.Addr, 1), make(chan error, 1)
 	o.started = func(a map[string]net.Addr) { started <- a }
@@ -247,13 +253,18 @@ func TestMistakes(t *testing.T) {
 			"-upstream", "default=ftp://x", "-upstream", "default/a=http://%zz", "-upstream", "default/b=http://", "-upstream", "default/c=http://x/path",
 			"-upstream", "default.shop/d:80=http://user:secret@x",
 		}, []string{
-			"-upstream default: the URL must start with http:// or https://", "-upstream default/a: the URL is malformed",
+			"-upstream default: the URL must start with http://, https:// or h2c://", "-upstream default/a: the URL is malformed",
 			"-upstream default/b: the URL must have a valid host",
 			"-upstream default/c: the URL must be a scheme and a host alone: no user, path, query or fragment",
 			"-upstream default.shop/d:80: the URL must be a scheme and a host alone",
 		}},
-		{"upstream twice", []string{"-upstream", "default=http://x", "-upstream", "default=http://y"}, []string{"-upstream default: is given twice"}},
-		{"upstream twice, with everything", []string{"-manifests", "../platform/manifests", "-upstream", "user-service.production/v1:8080=http://x", "-upstream", "user-service.production/v1:8080=http://y"},
+		{"upstream twice", []string{"-upstream", "default=http://x", "-upstream", "default=http://x:80"}, []string{"-upstream default: is given twice with the same URL"}},
+		{"upstream by two schemes", []string{"-upstream", "default=http://x", "-upstream", "default=https://x"}, []string{"-upstream default: some URLs are http and some https"}},
+		{"upstream by SRV and more", []string{"-upstream", "default=http://x", "-upstream", "default=http://_http._tcp.x"}, []string{"-upstream default: an SRV name says all endpoints there are"}},
+		{"second upstream faulty", []string{"-upstream", "default=http://x", "-upstream", "default=http://x/y"}, []string{"-upstream default: the URL must be a scheme and a host alone"}},
+		{"second upstream in plain text", []string{"-upstream", "default=http://127.0.0.1:1", "-upstream", "default=http://10.1.2.3", "-api-keys", file(t, "k2.txt", "a a "+auth.HashKey("secret-of-acme-0123456789")+"\n"), "-identity-key", file(t, "k2.pem", identityKey(t))},
+			[]string{"-upstream default: http://10.1.2.3 is plain text"}},
+		{"upstream twice, with everything", []string{"-manifests", "../platform/manifests", "-upstream", "user-service.production/v1:8080=http://x", "-upstream", "user-service.production/v1:8080=http://x"},
 			[]string{"-upstream user-service.production/v1:8080: is given twice"}},
 		{"upstream without manifests", []string{"-upstream", "default=http://x", "-upstream", "orders=http://y"},
 			[]string{"-upstream orders: nothing goes there: without -manifests, everything goes to default"}},

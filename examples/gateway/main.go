@@ -68,7 +68,7 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		}
 		defer followed()
 	}
-	servers := []serve.Server{{Name: "public", Addr: o.listen, Handler: g, TLS: b.tls}}
+	servers := o.servers(b, serve.Server{Handler: g})
 	if o.admin != "" {
 		admin := http.NewServeMux()
 		admin.Handle("/", g.Admin())

@@ -89,7 +89,7 @@ func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer
 	if name, namespace := set.Gateway(); namespace == v.edge.Workload.Namespace {
 		v.edge.Workload.Labels[gatemesh.GatewayLabel] = name
 	}
-	err = errors.Join(o.checkListeners(set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
+	err = errors.Join(o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
 	if err != nil {
 		v.close(old)
 		return nil, err
@@ -122,15 +122,6 @@ func (o *options) checkTargets(set *manifest.Set, self gatemesh.Workload) (err e
 	}
 	for _, a := range set.RequestAuthentications() {
 		refuse(a.Position, a.Gateways)
-	}
-	return err
-}
-
-func (o *options) checkListeners(set *manifest.Set) (err error) {
-	for _, l := range set.Listeners() {
-		if l.HTTPS != o.tls.given() {
-			err = errors.Join(err, fmt.Errorf("%s: listener %s: HTTPS takes -tls-cert and -tls-key, or -tls-dir, HTTP takes none of them", l.Position, l.Name))
-		}
 	}
 	return err
 }

@@ -63,17 +63,15 @@ func (o *options) checkUpstreams(b *built) error {
 		errs = append(errs, fmt.Errorf("-upstream %s: %s", upstreamName(serves(u)), text))
 	}
 	known := destinations(b)
-	seen := map[gatemesh.Destination]bool{}
 	for i := range o.upstreams {
 		u := &o.upstreams[i]
 		if text := faultOfURL(u.URL); text != "" {
 			fault(u, text)
 		}
 		d := serves(u)
-		if seen[d] {
-			fault(u, "is given twice")
+		if slices.ContainsFunc(o.upstreams[:i], func(before routing.Upstream) bool { return serves(&before) == d }) {
+			continue // what is wrong with the name is said once
 		}
-		seen[d] = true
 		if known != nil && !slices.ContainsFunc(known, func(to gatemesh.Destination) bool { return overlap(d, to) }) {
 			if b.plain {
 				fault(u, "nothing goes there: without -manifests, everything goes to default")
@@ -91,8 +89,8 @@ func faultOfURL(raw string) string {
 	switch {
 	case err != nil:
 		return "the URL is malformed"
-	case u.Scheme != "http" && u.Scheme != "https":
-		return "the URL must start with http:// or https://"
+	case u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "h2c":
+		return "the URL must start with http://, https:// or h2c://"
 	case u.User != nil || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return "the URL must be a scheme and a host alone: no user, path, query or fragment"
 	}

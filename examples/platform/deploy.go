@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/examples/internal/crash"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/meshtest"
 	"github.com/gatemesh-go/gatemesh/serve"
@@ -182,7 +183,7 @@ func (p *platform) launch(s service) (*replica, error) {
 	}
 	r := &replica{service: s, ip: ip, http: web.Addr().String(), member: member, calls: calls, ended: make(chan struct{})}
 	servers := []serve.Server{p.web(r, chain, web)}
-	lines := []*line{}
+	lines := []*crash.Listener{}
 	if rpc != nil {
 		server, err := p.rpc(r, chain)
 		if err != nil {
@@ -195,7 +196,7 @@ func (p *platform) launch(s service) (*replica, error) {
 	// accepts better from a listener of the system.
 	if p.killable(s) {
 		for i := range servers {
-			l := &line{Listener: servers[i].Listener, conns: map[net.Conn]struct{}{}}
+			l := crash.New(servers[i].Listener)
 			servers[i].Listener, lines = l, append(lines, l)
 		}
 	}
@@ -204,7 +205,7 @@ func (p *platform) launch(s service) (*replica, error) {
 	r.kill = func() {
 		r.killed.Store(true)
 		for _, l := range lines {
-			l.cut()
+			l.Crash()
 		}
 		cancel()
 	}
@@ -263,51 +264,4 @@ func (p *platform) rpc(r *replica, chain *gatemesh.Chain) (*grpc.Server, error) 
 	server := grpc.NewServer(options...)
 	r.register(r, server)
 	return server, nil
-}
-
-// line is a listener that can cut all its connections.
-type line struct {
-	net.Listener
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-	dead  bool
-}
-
-// Accept implements net.Listener.
-func (l *line) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.dead {
-		_ = c.Close() // it is dead
-		return nil, net.ErrClosed
-	}
-	l.conns[c] = struct{}{}
-	return &wire{c, l}, nil
-}
-
-func (l *line) cut() {
-	_ = l.Close() // it may be closed
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dead = true
-	for c := range l.conns {
-		_ = c.Close() // that is the point
-	}
-}
-
-type wire struct {
-	net.Conn
-	line *line
-}
-
-// Close implements net.Conn.
-func (w *wire) Close() error {
-	w.line.mu.Lock()
-	delete(w.line.conns, w.Conn)
-	w.line.mu.Unlock()
-	return w.Conn.Close()
 }

@@ -29,6 +29,9 @@ type Config struct {
 	Manifests *manifest.Set
 	// Upstreams say where services are.
 	Upstreams []routing.Upstream
+	// Ports say at which local port calls arrive that are for a port of the
+	// Gateway; see [manifest.Set.RouteListeners]. Default: the same.
+	Ports map[uint16]uint16
 	// Workload is who we are for AuthorizationPolicies. Required with Manifests.
 	Workload gatemesh.Workload
 	// Auth says who may call from outside. nil: anybody.
@@ -88,7 +91,7 @@ func (cfg *Config) parts() *parts {
 		}}}
 		return p
 	}
-	p.routes.Listeners, p.routes.Routes = cfg.Manifests.RouteListeners(nil), cfg.Manifests.Routes()
+	p.routes.Listeners, p.routes.Routes = cfg.Manifests.RouteListeners(cfg.Ports), cfg.Manifests.Routes()
 	p.routes.Services, p.routes.Subsets = cfg.Manifests.Services(cfg.Workload), cfg.Manifests.Subsets()
 	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
 	p.canary = canary.Config{Salt: cfg.Salt, Observer: cfg.Observer}
@@ -110,6 +113,8 @@ func New(cfg Config) (*Gateway, error) {
 		}
 	}
 	if g.router, err = routing.New(p.routes); b.fault(err) {
+		// Preflight requests carry no credential, and a page has to be able to
+		// read a refusal, too.
 		b.add(g.router.Layer())
 		b.add(g.router.CORS())
 		p.canary.Services = g.router
