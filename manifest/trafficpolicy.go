@@ -172,7 +172,7 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 	var out TrafficPolicy
 	said := false
 	take := func(at mark, l *loadBalancer, o *outlierDetection) {
-		if at.present() {
+		if l.present() || o.present() {
 			said, out.Position = true, rule.scope.position(at)
 		}
 		if l.present() {
@@ -192,7 +192,7 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 		}
 	}
 	if port != nil {
-		out = TrafficPolicy{}
+		out, said = TrafficPolicy{}, false
 		take(port.mark, &port.LoadBalancer, &port.OutlierDetection)
 	}
 	return out, said
