@@ -141,7 +141,7 @@ func TestLateRule(t *testing.T) {
 	resp := do(t, f.handler(t), "GET", "/", "Origin", "https://app.example")
 	assert.Equal(t, []string{"https://app.example"}, resp.Header["Access-Control-Allow-Origin"])
 	assert.Equal(t, []string{"@1"}, resp.Header["Deprecation"])
-	assert.Equal(t, []string{"Sat, 02 Oct 2096 07:06:40 GMT"}, resp.Header["Sunset"])
+	assert.Equal(t, []string{"Tue, 02 Oct 2096 07:06:40 GMT"}, resp.Header["Sunset"])
 	assert.Equal(t, []string{"</theirs>", `</why>; rel="deprecation"`}, resp.Header["Link"])
 	assert.Equal(t, []string{"Origin"}, resp.Header["Vary"])
 	resp = do(t, f.handler(t), "OPTIONS", "/", "Origin", "https://app.example", "Access-Control-Request-Method", "GET")

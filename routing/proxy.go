@@ -216,17 +216,19 @@ func denialOf(ctx *dispatch, err error) (d *gatemesh.Denial, reported bool) {
 	if errors.As(err, &tooLarge) { // by a middleware that limits request bodies
 		return denyTooLarge.WithCause(err), false
 	}
+	cause := ctx.unreadable.Load()
+	if cause != nil && errors.Is(*cause, os.ErrDeadlineExceeded) {
+		// Of the server that reads it, which then ends the context as if the client
+		// had gone.
+		return denySlowBody.WithCause(*cause), false
+	}
 	if ctx.limited && timedOut(ctx, err) {
 		return denyTimeout.WithCause(err), false
 	}
 	if d = gatemesh.AsDenial(ctx, err); d.Code != gatemesh.Internal {
 		return d, false
 	}
-	switch cause := ctx.unreadable.Load(); {
-	case cause == nil:
-	case errors.Is(*cause, os.ErrDeadlineExceeded): // of the server that reads it
-		return denySlowBody.WithCause(*cause), false
-	default:
+	if cause != nil {
 		return denyBody.WithCause(*cause), false
 	}
 	return denyUnreachable.WithCause(err), false
