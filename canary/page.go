@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/gatemesh-go/gatemesh"
 )
 
 // PageConfig configures a page about rollouts. The zero PageConfig is about none.
@@ -166,7 +164,7 @@ var phaseClass = map[Phase]string{Running: "running", Promoted: "ok", RolledBack
 func viewOf(s Status) view {
 	share := s.Versions[canary].Share
 	v := view{
-		Name:    gatemesh.Destination{Service: s.Service, Namespace: s.Namespace}.String(),
+		Name:    service{s.Service, s.Namespace}.String(),
 		Service: s.Service, Namespace: s.Namespace, ID: s.State.ID, Phase: string(s.State.Phase), Class: phaseClass[s.State.Phase],
 		Halt: s.State.Halt, Away: s.StoreAway, Paused: s.State.Phase == Paused, Ended: s.State.ended(),
 		Replicas: "1 replica", ShareWidth: point(share * 1000),

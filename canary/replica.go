@@ -98,7 +98,7 @@ func (r *Rollout) tick(ctx context.Context, now time.Time) {
 func (r *Rollout) agree(ctx context.Context, p *plan, now time.Time, decide func(State) (State, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	key := gatemesh.Destination{Service: r.service.name, Namespace: r.service.namespace}.String()
+	key := r.service.String()
 	for range tries {
 		doc, revision, err := r.load(ctx, p.Store, key)
 		if err != nil {
@@ -386,7 +386,7 @@ func (r *Rollout) observe(p *plan, kind gatemesh.EventKind, text string, err err
 	if p.Observer != nil {
 		p.Observer.Observe(context.Background(), gatemesh.Event{
 			Kind: kind, Layer: "rollout", Err: err,
-			Message: gatemesh.Destination{Service: r.service.name, Namespace: r.service.namespace}.String() + ": " + text,
+			Message: r.service.String() + ": " + text,
 		})
 	}
 }
@@ -410,8 +410,14 @@ func (r *Rollout) Pause(ctx context.Context) error {
 // Resume ends a pause. A step that has a Pause of its own is followed by the
 // next one.
 func (r *Rollout) Resume(ctx context.Context) error {
+	var pause uint64
 	return r.act(ctx, func(p *plan, s State, now time.Time) State {
-		if s.Phase != Paused {
+		if pause == 0 {
+			pause = s.Changes
+		}
+		// What has changed since the first try may be our own doing: a store can
+		// report a conflict for what it has saved. The next pause is another one.
+		if s.Phase != Paused || s.Changes != pause {
 			return s
 		}
 		s.Step = min(s.Step, len(p.Steps)-1)

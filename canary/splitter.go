@@ -3,7 +3,6 @@ package canary
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -17,11 +16,11 @@ import (
 // every replica, and may get another one by signing in.
 //
 // The point at which a user stands between 0 and 1 is a hash of salt, service
-// and user, and each target has a part of that line as long as its share. When
-// weights change, users move only across the ends that moved: of two targets,
+// and user, and each backend has a part of that line as long as its share. When
+// weights change, users move only across the ends that moved: of two backends,
 // raising the second one's share moves users to it and nobody away from it,
 // and lowering it moves the last ones that came back first. The same holds for
-// a second and a third target that grow and shrink at the cost of the first,
+// a second and a third backend that grow and shrink at the cost of the first,
 // which is why the stable version stands first.
 //
 // Different services deal the same users differently. [Config.Salt] makes
@@ -30,8 +29,7 @@ type Splitter struct {
 	state gatemesh.Live[state]
 }
 
-// New returns a Splitter for cfg. It reports every fault at once, each with the
-// position of the rule or split it was found in.
+// New returns a Splitter for cfg. It reports every fault at once.
 func New(cfg Config) (*Splitter, error) {
 	s := &Splitter{}
 	if err := s.Update(cfg); err != nil {
@@ -51,7 +49,6 @@ func (s *Splitter) Change(cfg Config) gatemesh.Change {
 }
 
 var (
-	denyNoRule    = gatemesh.Deny(gatemesh.NotFound, "no_version", "No version of the service takes this request.")
 	denyNoBackend = gatemesh.Deny(gatemesh.Internal, "no_backend", "The request could not be processed.")
 	denyNoRoute   = gatemesh.Deny(gatemesh.Internal, "no_route_table", "The request could not be processed.")
 )
@@ -103,9 +100,9 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		adm.Lane = d.Subset
 		return adm, nil
 	}
-	if r == nil {
+	if r == nil && state.services != nil {
 		var err error
-		if r, err = state.routeTo(c, d); err != nil {
+		if r, err = state.services.RouteTo(c, d); err != nil {
 			return gatemesh.Admission{}, err
 		}
 	}
@@ -117,7 +114,8 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		return adm, nil
 	}
 	adm.ServiceRoute = r
-	if len(r.Backends) == 0 {
+	if len(r.Backends) == 0 { // it goes nowhere
+		adm.Destination = nil
 		return adm, nil
 	}
 	if adm.ServiceBackend = pick(state.salt.add("split").add(d.Service).add(d.Namespace), c, r, rollout); adm.ServiceBackend == nil {
@@ -129,47 +127,6 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 	}
 	adm.Lane, adm.Destination = to.Subset, state.stamped(to)
 	return adm, nil
-}
-
-// routeTo returns the rule for c if it goes to d, or nil.
-func (s *state) routeTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Route, error) {
-	if split := s.splits[serviceOf(d)]; split != nil {
-		for i := range split.rules {
-			if r := &split.rules[i]; r.holds(c) {
-				return &r.route, nil
-			}
-		}
-		return nil, denyNoRule
-	}
-	if s.services == nil {
-		return nil, nil
-	}
-	return s.services.RouteTo(c, d)
-}
-
-func (r *rule) holds(c *gatemesh.Call) bool {
-	for i := range r.matches {
-		if r.matches[i].holds(c) {
-			return true
-		}
-	}
-	return len(r.matches) == 0
-}
-
-func (m *Match) holds(c *gatemesh.Call) bool {
-	for i := range m.Headers {
-		h := &m.Headers[i]
-		v, ok := c.Header().Only(h.Name)
-		if ok && h.Kind == HeaderPrefix {
-			ok = strings.HasPrefix(v, h.Value)
-		} else if ok {
-			ok = v == h.Value
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
 }
 
 // AdmitCached is [Splitter.Admit], which never waits.
