@@ -61,10 +61,10 @@ var (
 // calls like this one to that service, and one of the rule's backends is chosen;
 // a backend without a port gets the port that the first decision gave. A service
 // of which nothing is said stays as it is, and so does a destination that names
-// a subset: it is final, unless it is one that the table took from a service's
-// rule because no other backend there has a weight; lanes and rollouts still say
-// theirs about that. Routes and rules without backends are answered by
-// whoever stands behind.
+// a subset: it is final, unless it is one that the table took because no other
+// backend has a weight; rollouts still say theirs about that, and lanes if it is
+// of a service's rule. A route or a rule without backends is answered by whoever
+// stands behind, and has no destination.
 //
 // A call that comes with a lane, because another service or an earlier gateway
 // has chosen one and a signed identity carried it here, keeps it if a backend
@@ -77,8 +77,8 @@ var (
 func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	state := s.state.For(c)
 	adm := gatemesh.Admission{}
-	d := c.Destination()
-	if d == (gatemesh.Destination{}) {
+	d, dealt := c.Destination(), state.rolloutOf(c.Route())
+	if d == (gatemesh.Destination{}) || dealt != nil && c.Backend() != nil && c.ServiceRoute() == nil {
 		r := c.Route()
 		switch {
 		case r == nil && !c.Outbound():
@@ -86,7 +86,7 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		case r == nil || len(r.Backends) == 0:
 			return adm, nil
 		}
-		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r, nil); adm.Backend == nil {
+		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r, dealt); adm.Backend == nil {
 			return gatemesh.Admission{}, denyNoBackend
 		}
 		adm.Destination = &adm.Backend.Destination
@@ -127,6 +127,21 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 	}
 	adm.Lane, adm.Destination = to.Subset, state.stamped(to)
 	return adm, nil
+}
+
+// rolloutOf returns the rollout whose versions are among the backends of r itself.
+func (s *state) rolloutOf(r *gatemesh.Route) *Rollout {
+	if r == nil || len(s.rollouts) == 0 {
+		return nil
+	}
+	for i := range r.Backends {
+		if of := s.rollouts[serviceOf(r.Backends[i].Destination)]; of != nil {
+			if _, ok := of.among(r.Backends); ok {
+				return of
+			}
+		}
+	}
+	return nil
 }
 
 // AdmitCached is [Splitter.Admit], which never waits.
