@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -92,6 +93,22 @@ func TestPageActions(t *testing.T) {
 	h.ServeHTTP(w, httptest.NewRequest("POST", "/rollouts?"+form("orders", "promote").Encode(), nil))
 	assert.Equal(t, http.StatusNotFound, w.Code)
 
+	// A button that was shown before the last change.
+	for _, action := range []string{"resume", "promote"} {
+		for change, want := range map[string]int{"7": http.StatusConflict, "0x1": http.StatusBadRequest, "": http.StatusBadRequest, "-1": http.StatusBadRequest} {
+			old := form("orders", action)
+			old.Set("change", change)
+			assert.Equal(t, want, post(h, old).Code, "%s %q", action, change)
+		}
+	}
+	assert.Equal(t, canary.Paused, r.Status().State.Phase)
+
+	// Anybody may read, and nothing is done by it.
+	w = httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/rollouts?"+form("orders", "promote").Encode(), nil))
+	assert.Equal(t, http.StatusOK, w.Code)
+	assert.Equal(t, canary.Paused, r.Status().State.Phase)
+
 	w = post(h, form("orders", "abort"), "Sec-Fetch-Site", "same-origin")
 	require.Equal(t, http.StatusSeeOther, w.Code)
 	assert.Equal(t, "/rollouts", w.Header().Get("Location"))
@@ -104,4 +121,22 @@ func request(h http.Handler, method string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(method, "/rollouts", nil))
 	return w
+}
+
+// TestAButtonPressedTwice ends one pause and not the next one, too.
+func TestAButtonPressedTwice(t *testing.T) {
+	t.Parallel()
+	r := rolloutAt(t, 10, func(cfg *canary.RolloutConfig) {
+		cfg.Steps = append(cfg.Steps, canary.Step{Percent: 20, Pause: true}, canary.Step{Percent: 50, Pause: true})
+	})
+	h := canary.NewPage(canary.PageConfig{Rollouts: []*canary.Rollout{r}, Actions: true})
+	shown := regexp.MustCompile(`name="change" value="(\d+)"`).FindStringSubmatch(get(h, "/").Body.String())
+	require.Len(t, shown, 2)
+	form := url.Values{"service": {"orders"}, "namespace": {"production"}, "action": {"resume"}, "change": {shown[1]}}
+	codes := make(chan int, 2)
+	for range 2 {
+		go func() { codes <- post(h, form).Code }()
+	}
+	assert.ElementsMatch(t, []int{http.StatusSeeOther, http.StatusConflict}, []int{<-codes, <-codes})
+	assert.InDelta(t, 0.2, r.Status().Versions[1].Share, 1e-9)
 }
