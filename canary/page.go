@@ -129,7 +129,7 @@ func (p *page) act(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, "the store is away; a rollback was made in this process", http.StatusServiceUnavailable)
 	default:
-		w.Header().Set("Location", r.URL.EscapedPath())
+		w.Header().Set("Location", "/"+strings.TrimLeft(r.URL.EscapedPath(), "/")) // "//host" would be another site
 		w.WriteHeader(http.StatusSeeOther)
 	}
 }
