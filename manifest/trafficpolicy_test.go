@@ -35,7 +35,7 @@ spec:
   subsets:
     - {name: hash, labels: {v: "1"}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}
     - {name: gate, labels: {v: "2"}, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3}}}
-    - {name: "off", labels: {v: "3"}, trafficPolicy: {loadBalancer: {simple: LEAST_CONN, warmupDurationSecs: 10s}, outlierDetection: {consecutive5xxErrors: 0}}}
+    - {name: "off", labels: {v: "3"}, trafficPolicy: {loadBalancer: {simple: LEAST_CONN, warmupDurationSecs: 10s}, outlierDetection: {consecutive5xxErrors: 0, minHealthPercent: 0}}}
     - {name: port, labels: {v: "4"}, trafficPolicy: {portLevelSettings: [{port: {number: 9}, outlierDetection: {}}]}}
     - {name: plain, labels: {v: "5"}}
     - {name: cookie, labels: {v: "6"}, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: c}}}}}
@@ -65,7 +65,7 @@ spec:
 			p.Ejection = pool.Ejection{Failures: 3, Base: 30 * time.Second, Max: 5 * time.Minute}
 		}),
 		"off": with(13, func(p *manifest.TrafficPolicy) {
-			p.Balancer, p.Warmup, p.MinHealthPercent = pool.LeastRequest, pool.Warmup{Duration: 10 * time.Second}, 0
+			p.Balancer, p.Warmup, p.MinHealthPercent = pool.LeastRequest, pool.Warmup{Duration: 10 * time.Second}, 1
 			p.Ejection = pool.Ejection{Disable: true}
 		}),
 		"port":    top, // it says something about another port
@@ -116,8 +116,8 @@ func TestTrafficPolicyFaults(t *testing.T) {
 		`{outlierDetection: {baseEjectionTime: 2h}}`:                      `.outlierDetection.baseEjectionTime: is not between 1ms and 1h`,
 		`{outlierDetection: {maxEjectionPercent: 0}}`:                     `.outlierDetection.maxEjectionPercent: 0 is not between 1 and 100`,
 		`{portLevelSettings: [{port: {number: 1}}, {port: {number: 1}}]}`: `.portLevelSettings[1].port.number: 1 is the port of spec.trafficPolicy.portLevelSettings[0] already`,
-		`{connectionPool: {}}`:                                            `.connectionPool: not supported by gatemesh: connections are the server's own configuration`,
-		`{tls: {mode: ISTIO_MUTUAL}}`:                                     `.tls: not supported by gatemesh: how services are reached is the server's own configuration`,
+		`{connectionPool: {}}`:                                            `.connectionPool: not supported by gatemesh: how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out`,
+		`{tls: {mode: ISTIO_MUTUAL}}`:                                     `.tls: not supported by gatemesh: how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out`,
 	} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()

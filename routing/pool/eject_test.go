@@ -162,11 +162,14 @@ func TestEjectionDisabled(t *testing.T) {
 func TestEjectionCeiling(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ n, percent, out int }{
-		{1, 100, 0}, {2, 50, 1}, {2, 100, 1}, {3, 50, 1}, {4, 50, 2}, {10, 50, 5}, {10, 9, 0}, {10, 100, 9}, {1000, 30, 300},
+		{1, 100, 0}, {2, 50, 1}, {2, 100, 1}, {3, 50, 1}, {4, 50, 2}, {10, 50, 5}, {10, 9, 1}, {3, 10, 1}, {10, 100, 9}, {1000, 30, 300},
 	} {
 		t.Run(fmt.Sprintf("%d of %d at %d%%", tt.out, tt.n, tt.percent), func(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, tt.out, mayBeOut(tt.n, tt.percent))
+			limit := &Config{Ejection: Ejection{MaxPercent: tt.percent}}
+			require.False(t, limit.panics(tt.n-tt.out, tt.n), "those that may be out are not too many")
+			require.True(t, limit.panics(tt.n-tt.out-1, tt.n))
 			var addrs []string
 			for i := range tt.n {
 				addrs = append(addrs, fmt.Sprintf("e%d:1", i))
