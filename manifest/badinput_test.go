@@ -5,8 +5,10 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/gatemesh-go/gatemesh/manifest"
+	"github.com/gatemesh-go/gatemesh/routing"
 )
 
 // refuses parses a folder of one file and wants exactly this fault.
@@ -60,6 +62,35 @@ func TestBadInput_Weights(t *testing.T) {
 	refuses(t, rule("1", ".nan"), "9: VirtualService default/v: spec.http[0].route[1].weight: must be a whole number")
 	refuses(t, rule("0", "0"), "8: VirtualService default/v: spec.http[0].route[0].weight: the weights of all destinations are 0")
 	refuses(t, rule("0"), "8: VirtualService default/v: spec.http[0].route[0].weight: the only destination takes every call, also with weight 0; leave weight out")
+}
+
+// A rule of the Gateway API that nobody is behind is none that may be left out:
+// its calls are answered with 500.
+func TestRulesWithoutBackends(t *testing.T) {
+	t.Parallel()
+	nobody := []routing.Backend{{Unserved: true, Weight: 1}}
+	for _, backends := range []string{"[]", "[{name: b, port: 1, weight: 0}]", "[{name: b, port: 1, weight: 0}, {name: c, port: 1, weight: 0}]"} {
+		for _, kind := range []string{"HTTPRoute", "GRPCRoute"} {
+			text := strings.Replace(route(backends), "kind: HTTPRoute", "kind: "+kind, 1)
+			if backends == "[]" {
+				text = strings.Replace(text, "backendRefs: []", "name: nobody", 1)
+			}
+			set, err := manifest.Parse("a.yaml", []byte(text))
+			require.NoError(t, err, text)
+			require.Len(t, set.Routes(), 1)
+			assert.Equal(t, nobody, set.Routes()[0].Backends)
+			router, err := routing.New(routing.Config{Listeners: set.RouteListeners(nil), Routes: set.Routes()})
+			require.NoError(t, err, "there need not be an upstream")
+			assert.NoError(t, router.Close())
+		}
+	}
+	// One without weight beside others is just never chosen, and a redirect needs nobody.
+	set, err := manifest.Parse("a.yaml", []byte(route("[{name: b, port: 1, weight: 0}, {name: c, port: 1}]")))
+	require.NoError(t, err)
+	assert.Len(t, set.Routes()[0].Backends, 2)
+	set, err = manifest.Parse("a.yaml", []byte(strings.Replace(route("[]"), "backendRefs: []", "filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]", 1)))
+	require.NoError(t, err)
+	assert.Empty(t, set.Routes()[0].Backends)
 }
 
 func TestBadInput_UnknownSubset(t *testing.T) {

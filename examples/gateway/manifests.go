@@ -138,7 +138,9 @@ func (o *options) findServices(b *built, v, old *version, observer gatemesh.Obse
 	var to []gatemesh.Destination
 	for _, r := range v.set.Routes() {
 		for _, backend := range r.Backends {
-			to = append(to, backend.Destination)
+			if !backend.Unserved {
+				to = append(to, backend.Destination)
+			}
 		}
 	}
 	for _, d := range append(to, goesTo(v.set, v.edge.Workload)...) {
