@@ -61,7 +61,7 @@ func TestHashKey(t *testing.T) {
 		"principal": {
 			HashKey{Principal: true},
 			[]ask{{user("i", "s", ""), Request{}}, {user("i", "s", "c"), Request{}}},
-			[]ask{{user("is", "", "x"), Request{}}, {user("j", "s", ""), Request{}}, {user("i", "t", ""), Request{}}, {user("", "", "c"), Request{}}},
+			[]ask{{user("is", "", "x"), Request{}}, {user("j", "s", ""), Request{}}, {user("i", "t", ""), Request{}}, {user("", "", "c"), Request{}}, {user("i", "su", ""), Request{}}, {user("is", "u", ""), Request{}}},
 			[]ask{{}, {user("i", "", ""), Request{}}},
 		},
 		"consumer": {

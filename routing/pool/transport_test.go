@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -355,10 +356,16 @@ func TestRemovedEndpoint(t *testing.T) {
 	assert.Zero(t, gone.status(time.Now()).InFlight)
 }
 
-// Every attempt of a call goes to another endpoint for as long as there is one.
+// Every attempt of a call goes to another endpoint for as long as there is one,
+// and to which one is up to the balancer.
 func TestAttemptsAvoidWhatTheyTried(t *testing.T) {
 	t.Parallel()
-	for range 50 {
+	for _, balancer := range []Balancer{P2C, RoundRobin, LeastRequest, Random, RingHash} {
+		p := newPool(t, Static("a:1", "b:1", "c:1"), noEjection, func(c *Config) {
+			if c.Balancer = balancer; balancer == RingHash {
+				c.HashKey.Header = "X-User"
+			}
+		})
 		var mu sync.Mutex
 		var asked []string
 		base := roundTripper(func(r *http.Request) (*http.Response, error) {
@@ -367,17 +374,26 @@ func TestAttemptsAvoidWhatTheyTried(t *testing.T) {
 			asked = append(asked, r.URL.Host)
 			return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
 		})
-		p := newPool(t, Static("a:1", "b:1", "c:1"), noEjection)
 		out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
 			Mesh:   gatemesh.MeshHosts(map[string]gatemesh.Destination{"orders": {Service: "orders"}}),
 			Layers: []gatemesh.Layer{{Name: "retry", Retry: upTo(5)}},
 		}))
-		resp, err := out.Transport(p.Transport(base)).RoundTrip(request(t, "http://orders/"))
-		require.NoError(t, err)
-		require.Equal(t, 503, resp.StatusCode)
-		require.NoError(t, resp.Body.Close())
-		require.Len(t, asked, 5)
-		assert.ElementsMatch(t, []string{"a:1", "b:1", "c:1"}, asked[:3])
+		seconds := map[string]int{}
+		for i := range 300 {
+			asked = nil
+			r := request(t, "http://orders/")
+			r.Header.Set("X-User", strconv.Itoa(i))
+			resp, err := out.Transport(p.Transport(base)).RoundTrip(r)
+			require.NoError(t, err)
+			require.Equal(t, 503, resp.StatusCode)
+			require.NoError(t, resp.Body.Close())
+			require.Len(t, asked, 5)
+			require.ElementsMatch(t, []string{"a:1", "b:1", "c:1"}, asked[:3], "balancer %d", balancer)
+			seconds[asked[1]]++
+		}
+		for _, addr := range []string{"a:1", "b:1", "c:1"} {
+			assert.Greater(t, seconds[addr], 30, "second attempts with balancer %d", balancer)
+		}
 	}
 }
 
