@@ -43,18 +43,34 @@ func (h hash) user(c *gatemesh.Call) hash {
 	if p := c.Parent(); p != nil && c.Principal() == nil {
 		c = p
 	}
-	if p := c.Principal(); p != nil {
-		switch {
-		case p.Subject() != "":
-			return h.add("subject").add(p.Issuer()).add(p.Subject())
-		case p.Consumer() != "":
-			return h.add("consumer").add(p.Consumer())
-		}
+	if h, ok := h.known(c); ok {
+		return h
 	}
 	if a := c.Client(); a.IsValid() {
 		return h.add("address").addr(a)
 	}
 	return h.add("request").add(c.RequestID()) // a Unix socket: nobody to stick to
+}
+
+// known hashes who makes the call, or reports false if that is not known.
+func (h hash) known(c *gatemesh.Call) (hash, bool) {
+	if p := c.Principal(); p != nil {
+		switch {
+		case p.Subject() != "":
+			return h.add("subject").add(p.Issuer()).add(p.Subject()), true
+		case p.Consumer() != "":
+			return h.add("consumer").add(p.Consumer()), true
+		}
+	}
+	return h, false
+}
+
+// request hashes who makes the call, or the call itself if that is not known.
+func (h hash) request(c *gatemesh.Call) hash {
+	if h, ok := h.known(c); ok {
+		return h
+	}
+	return h.add("request").add(c.RequestID())
 }
 
 // addr hashes an address. IPv6 counts by /64, which one host has to itself.

@@ -56,6 +56,10 @@ type Listener struct {
 	// Port is the local port at which calls arrive. Default: every port, also
 	// one that is not known.
 	Port uint16
+	// PublicPort is the port that clients connect to, which a redirect sends them
+	// back to: as 443 where a Service of Kubernetes maps it to 8443, or a flag
+	// does. Default: the local port at which the call has arrived.
+	PublicPort uint16
 	// TLS says that it serves calls on TLS connections, and else those on plain
 	// ones, whatever a proxy in front of us says about the client's. A call whose
 	// SNI belongs to another listener than its host is answered with 421; one

@@ -147,7 +147,7 @@ func (p *proxy) filter(d *dispatch) *gatemesh.Denial {
 
 // answer answers the call of d by itself.
 func (p *proxy) answer(w http.ResponseWriter, r *http.Request, d *dispatch) {
-	if denial := d.stages.serve(w, r, d.call); denial != nil {
+	if denial := d.stages.serve(w, r, d); denial != nil {
 		p.report(d.Context, d.call, denial)
 		gatemesh.WriteDenial(w, r, denial)
 	}
