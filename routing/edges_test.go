@@ -251,3 +251,43 @@ func TestMirrorExpectsNothing(t *testing.T) {
 	assert.Equal(t, "body", c.body)
 	assert.NotContains(t, c.header, "Expect")
 }
+
+// TestMirrorOutlivesCall: the caller has its answer, and leaves; the copy goes on.
+func TestMirrorOutlivesCall(t *testing.T) {
+	t.Parallel()
+	left, ended := make(chan struct{}), make(chan error, 1)
+	h := filtered{upstream: answering, route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(roundTripper(func(r *http.Request) (*http.Response, error) {
+		<-left
+		ended <- r.Context().Err()
+		return nil, io.ErrUnexpectedEOF
+	}))}}.handler(t)
+	ctx, leave := context.WithCancel(t.Context())
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+	assert.Equal(t, 200, w.Code)
+	leave()
+	close(left)
+	assert.NoError(t, receive(t, ended))
+}
+
+// TestMirrorOfCountedBody: who knows the length of a body need not look for its end.
+func TestMirrorOfCountedBody(t *testing.T) {
+	t.Parallel()
+	got := make(chan gotCopy, 1)
+	h := filtered{route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(copies(got))}, upstream: roundTripper(func(r *http.Request) (*http.Response, error) {
+		_, _ = io.ReadFull(r.Body, make([]byte, r.ContentLength))
+		_ = r.Body.Close()
+		return &http.Response{StatusCode: 200, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
+	})}.handler(t)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader("body")))
+	assert.Equal(t, 200, w.Code)
+	assert.Equal(t, "body", receive(t, got).body)
+}
+
+// TestPreflightHasOrigin: an OPTIONS without Origin is no preflight request.
+func TestPreflightHasOrigin(t *testing.T) {
+	t.Parallel()
+	h := filtered{upstream: answering, route: routing.Route{Filters: routing.Filters{CORS: &routing.CORS{AllowOrigins: []string{"https://app.example"}}}}}.handler(t)
+	assert.Equal(t, "OPTIONS", sent(t, do(t, h, "OPTIONS", "/", "Access-Control-Request-Method", "PUT")).Method)
+}
