@@ -58,6 +58,7 @@ type replica struct {
 	since    uint64        // as in the State that the window is about
 	busy     chan struct{} // held by who asks the store
 	together *samples
+	alarm    alarm
 }
 
 // beat is when a report of another replica was seen to be new, by our clock.
@@ -87,7 +88,7 @@ func (r *Rollout) tick(ctx context.Context, now time.Time) {
 	p := r.config.Latest()
 	r.rotate(p, now)
 	err := r.agree(ctx, p, now, func(s State) (State, error) {
-		f := p.Analysis.find(r.together, r.limits.Load(), r.names)
+		f := r.alarm.judge(&p.Analysis, r.together, r.limits.Load(), r.names, s.Since)
 		return p.next(s, f, now.Sub(r.entered), now), nil
 	})
 	if ctx.Err() != nil {
@@ -311,7 +312,7 @@ func (r *Rollout) take(p *plan, s State, now time.Time) {
 // alone is for when the store is away: the share may go down, and never up.
 func (r *Rollout) alone(p *plan, now time.Time) {
 	own := r.own()
-	f := p.Analysis.find(own, r.limits.Load(), r.names)
+	f := r.alarm.judge(&p.Analysis, own, r.limits.Load(), r.names, r.state.Since)
 	r.together = own
 	if f.quality != bad || !r.known || r.state.ID != p.ID || r.state.ended() {
 		return

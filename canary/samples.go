@@ -65,21 +65,6 @@ const (
 // Samples is what was seen of both versions.
 type samples [2]tally
 
-func (s *samples) add(other *samples) {
-	for v := range s {
-		for g := range s[v].Groups {
-			for i, n := range other[v].Groups[g] {
-				s[v].Groups[g][i] = plus(s[v].Groups[g][i], n)
-			}
-		}
-		for i, n := range other[v].Latencies {
-			s[v].Latencies[i] = plus(s[v].Latencies[i], n)
-		}
-	}
-}
-
-func plus(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), math.MaxUint32)) }
-
 func (c *counts) read() *samples {
 	var s samples
 	for v := range c.versions {
