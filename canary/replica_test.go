@@ -179,12 +179,12 @@ func TestRollsBackAndStaysSo(t *testing.T) {
 		log := &lines{}
 		cfg.Observer = log
 		a, b := start(t, cfg), start(t, cfg)
-		for range 3 {
+		for range 5 {
 			a.serve(20, 1)
 			b.serve(20, 1)
 			time.Sleep(time.Second)
 		}
-		assert.Equal(t, []uint32{0, 0}, shares(a, b), "within three seconds")
+		assert.Equal(t, []uint32{0, 0}, shares(a, b), "within five seconds, as a verdict is confirmed")
 		told := strings.Join(log.take(), "\n")
 		assert.Regexp(t, `FAULT orders.production: rolled back from 5 %: v2 failed 5 % of \d+ calls, v1 0 % of \d+; that is more than the 1 % that it may exceed it by; v1 gets everybody`, told)
 		again := start(t, cfg)
