@@ -170,9 +170,9 @@ func (b *backends) serves(t *testing.T, manifests string, args ...string) *confo
 	for p := range ports {
 		args = append(args, "-listen", p+"=127.0.0.1:0")
 	}
-	for _, s := range services {
-		if strings.Contains(manifests, "{name: "+s+",") {
-			args = append(args, "-upstream", s+"="+b.urls[s])
+	for name, to := range b.urls {
+		if strings.Contains(manifests, "{name: "+name+",") {
+			args = append(args, "-upstream", name+"="+to)
 		}
 	}
 	if strings.Contains(manifests, "protocol: HTTPS") {
