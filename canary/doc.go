@@ -3,18 +3,31 @@
 // and more users, for as long as it does well.
 //
 // A [Splitter] is a gate that stands behind authentication and policy, because
-// it deals users and not connections, and before the dispatcher. What a rule
-// says, such as that of a VirtualService, is matched in the route table, which
-// is its [Config.Services]; here one of the rule's backends is chosen:
+// it deals users and not connections, and before the dispatcher. Which backends
+// there are for a call is matched in the route table, header fields first; of
+// those the Splitter chooses one by weight. The smallest canary is a route with
+// two subsets:
 //
+//	v1 := gatemesh.Destination{Service: "user-service", Subset: "v1"}
+//	v2 := gatemesh.Destination{Service: "user-service", Subset: "v2"}
 //	router := gatemesh.Must(routing.New(routing.Config{
-//		Routes: …,
-//		Services: []routing.Service{{Service: "user-service", Namespace: "production", Rules: []routing.Route{{
-//			Name: "users", Backends: []routing.Backend{{Destination: v1, Weight: 90}, {Destination: v2, Weight: 10}},
-//		}}}},
+//		Routes:    []routing.Route{{Name: "users", Backends: []routing.Backend{{Destination: v1, Weight: 90}, {Destination: v2, Weight: 10}}}},
+//		Upstreams: …,
 //	}))
-//	split := gatemesh.Must(canary.New(canary.Config{Services: router}))
+//	split := gatemesh.Must(canary.New(canary.Config{}))
 //	chain := gatemesh.Must(gatemesh.NewChain(entry, router.Layer(), keys.Layer(), rules.Layer(), split.Layer()))
+//
+// What is said about a service by whatever route calls come, as in a
+// VirtualService, are the Services of a routing.Config; the router is then the
+// [Config.Services] of the Splitter, which also serves the calls between
+// services.
+//
+// Read it in this order: [Splitter.Admit] is how a version is chosen, the
+// package's Example shows it, then the gRPC one of [Splitter]; [Rollout] is what
+// replicas do, [Analysis] what decides, [Store] what they agree through, and
+// [NewPage] what people see. In the code, share.go is the line that users stand
+// on, pick.go cuts it, plan.go says what becomes of a rollout without doing it,
+// and replica.go does it.
 //
 // The version follows from who calls and from the weights alone, so that all
 // replicas agree, restarts forget nothing, and a client can choose a version

@@ -15,28 +15,28 @@ import (
 	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/internal/grpctest"
+	"github.com/gatemesh-go/gatemesh/routing"
 )
 
-// A split in front of a gRPC server, chosen by metadata.
+// One of two versions in front of a gRPC server, chosen by metadata.
 func ExampleSplitter_gRPC() {
-	users := gatemesh.Destination{Service: "user-service", Namespace: "production"}
-	route := &gatemesh.Route{Name: "users", Backends: []gatemesh.WeightedDestination{{Destination: users, Weight: 1}}}
-	routed := gatemesh.Layer{Name: "route", Gives: []gatemesh.Fact{gatemesh.FactRoute},
-		Gate: gatemesh.GateFunc(func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
-			return gatemesh.Admission{Route: route, Destination: &users}, nil
-		})}
-	split := gatemesh.Must(canary.New(canary.Config{Splits: []canary.Split{{
-		Service: "user-service", Namespace: "production",
-		Rules: []canary.Rule{
-			{
-				Matches: []canary.Match{{Headers: []canary.HeaderMatch{{Name: "x-canary", Kind: canary.HeaderExact, Value: "true"}}}},
-				Targets: []canary.Target{{Subset: "v2"}},
-			},
-			{Targets: []canary.Target{{Subset: "v1"}}},
+	version := func(subset string) []routing.Backend {
+		return []routing.Backend{{Destination: gatemesh.Destination{Service: "user-service", Subset: subset}, Weight: 1}}
+	}
+	router := gatemesh.Must(routing.New(routing.Config{
+		Routes: []routing.Route{
+			{Name: "asked", Matches: []routing.Match{{Headers: []routing.HeaderMatch{{Name: "x-canary", Value: "true"}}}}, Backends: version("v2")},
+			{Name: "rest", Backends: version("v1")},
 		},
-	}}}))
+		Upstreams: []routing.Upstream{
+			{Service: "user-service", Subset: "v1", URL: "http://10.0.0.1:8080"},
+			{Service: "user-service", Subset: "v2", URL: "http://10.0.0.2:8080"},
+		},
+	}))
+	defer router.Close()
+	split := gatemesh.Must(canary.New(canary.Config{}))
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
-	chain := gatemesh.Must(gatemesh.NewChain(entry, routed, split.Layer()))
+	chain := gatemesh.Must(gatemesh.NewChain(entry, router.Layer(), split.Layer()))
 
 	show := func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		fmt.Println(gatemesh.FromContext(ctx).Destination())
@@ -48,8 +48,8 @@ func ExampleSplitter_gRPC() {
 	service.Check()
 	service.Check("x-canary", "true")
 	// Output:
-	// user-service.production/v1
-	// user-service.production/v2
+	// user-service/v1
+	// user-service/v2
 }
 
 // The calls of a gRPC client, dealt and counted as those of HTTP are.

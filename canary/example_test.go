@@ -9,28 +9,31 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/routing"
 )
 
 // One user in ten gets version 2, and whoever asks for it by a header field.
 func Example() {
-	split := gatemesh.Must(canary.New(canary.Config{Splits: []canary.Split{{
-		Service: "user-service", Namespace: "production",
-		Rules: []canary.Rule{{
-			Matches: []canary.Match{{Headers: []canary.HeaderMatch{{Name: "x-canary", Value: "true"}}}},
-			Targets: []canary.Target{{Subset: "v2"}},
+	version := func(subset string, weight uint32) routing.Backend {
+		return routing.Backend{Destination: gatemesh.Destination{Service: "user-service", Subset: subset}, Weight: weight}
+	}
+	router := gatemesh.Must(routing.New(routing.Config{
+		Routes: []routing.Route{{
+			Name: "asked", Backends: []routing.Backend{version("v2", 1)},
+			Matches: []routing.Match{{Headers: []routing.HeaderMatch{{Name: "x-canary", Value: "true"}}}},
 		}, {
-			Targets: []canary.Target{{Subset: "v1", Weight: 90}, {Subset: "v2", Weight: 10}},
+			Name: "rest", Backends: []routing.Backend{version("v1", 90), version("v2", 10)},
 		}},
-	}}}))
-
-	// What the layer of a routing.Router does.
-	route := gatemesh.Layer{Name: "route", Gives: []gatemesh.Fact{gatemesh.FactRoute}, Gate: gatemesh.GateFunc(
-		func(context.Context, *gatemesh.Call) (gatemesh.Admission, error) {
-			return gatemesh.Admission{Destination: &gatemesh.Destination{Service: "user-service", Namespace: "production"}}, nil
-		})}
+		Upstreams: []routing.Upstream{
+			{Service: "user-service", Subset: "v1", URL: "http://10.0.0.1:8080"},
+			{Service: "user-service", Subset: "v2", URL: "http://10.0.0.2:8080"},
+		},
+	}))
+	defer router.Close()
+	split := gatemesh.Must(canary.New(canary.Config{}))
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{}))
-	chain := gatemesh.Must(gatemesh.NewChain(entry, route, split.Layer()))
-	handler := chain.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	chain := gatemesh.Must(gatemesh.NewChain(entry, router.Layer(), split.Layer()))
+	handler := chain.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { // here, router.Proxy() sends it
 		fmt.Println(gatemesh.FromContext(r.Context()).Destination())
 	}))
 
@@ -39,8 +42,8 @@ func Example() {
 	r.Header.Set("X-Canary", "true")
 	handler.ServeHTTP(httptest.NewRecorder(), r)
 	// Output:
-	// user-service.production/v1
-	// user-service.production/v2
+	// user-service/v1
+	// user-service/v2
 }
 
 // A rollout that is taken back by hand. In production its Store is a

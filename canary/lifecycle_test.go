@@ -16,7 +16,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 	require.NoError(t, leaktest.Check(1000, func() {
 		s := newSplitter(t, "", weighted(1, 0))
 		require.Equal(t, "v1", version(t, s, c))
-		require.NoError(t, s.Update(canary.Config{Splits: []canary.Split{weighted(0, 1)}}))
+		require.NoError(t, s.Update(canary.Config{Services: weighted(0, 1)}))
 		require.Equal(t, "v2", version(t, s, c))
 	}))
 }

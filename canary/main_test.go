@@ -18,24 +18,40 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // users is the destination that a route gives in these tests.
 var users = gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 8080}
 
-// weighted returns a split of user-service into v1, v2, … by weight.
-func weighted(weights ...uint32) canary.Split {
-	return canary.Split{Service: "user-service", Namespace: "production", Rules: []canary.Rule{{Targets: targets(weights...)}}}
-}
+// services is a ServiceRouter with one rule a service, whatever the namespace.
+type services map[string]*gatemesh.Route
 
-func targets(weights ...uint32) []canary.Target {
-	ts := make([]canary.Target, len(weights))
-	for i, w := range weights {
-		ts[i] = canary.Target{Subset: "v" + strconv.Itoa(i+1), Weight: w}
+func (s services) RouteTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Route, error) {
+	if c.Header().Get("X-Refused") != "" {
+		return nil, gatemesh.Deny(gatemesh.NotFound, "no_rule", "No.")
 	}
-	return ts
+	return s[d.Service], nil
 }
 
-func newSplitter(t testing.TB, salt string, splits ...canary.Split) *canary.Splitter {
+func subset(service, name string, weight uint32) gatemesh.WeightedDestination {
+	return gatemesh.WeightedDestination{
+		Destination: gatemesh.Destination{Service: service, Namespace: "production", Subset: name}, Weight: weight,
+	}
+}
+
+// weighted says that user-service consists of v1, v2, … by weight.
+func weighted(weights ...uint32) services {
+	return services{"user-service": rule("user-service", weights...)}
+}
+
+func rule(service string, weights ...uint32) *gatemesh.Route {
+	r := &gatemesh.Route{Name: service}
+	for i, w := range weights {
+		r.Backends = append(r.Backends, subset(service, "v"+strconv.Itoa(i+1), w))
+	}
+	return r
+}
+
+func newSplitter(t testing.TB, salt string, s gatemesh.ServiceRouter) *canary.Splitter {
 	t.Helper()
-	s, err := canary.New(canary.Config{Salt: salt, Splits: splits})
+	split, err := canary.New(canary.Config{Salt: salt, Services: s})
 	require.NoError(t, err)
-	return s
+	return split
 }
 
 type callOption func(*gatemesh.CallInfo)

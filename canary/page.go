@@ -2,7 +2,6 @@ package canary
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	_ "embed" // for the page
 	"encoding/base64"
@@ -15,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/gatemesh-go/gatemesh"
 )
 
 // PageConfig configures a page about rollouts. The zero PageConfig is about none.
@@ -34,8 +31,10 @@ type PageConfig struct {
 // anywhere, and no script runs on it.
 //
 // With Actions, POST with the form fields service, namespace and action, one of
-// pause, resume, promote and abort, acts. What another website has a browser
-// send is refused by [http.CrossOriginProtection].
+// pause, resume, promote and abort, acts. With a field change, the State's
+// Changes, resume and promote are refused with 409 once that has become another
+// one. What another website has a browser send is refused by
+// [http.CrossOriginProtection].
 func NewPage(cfg PageConfig) http.Handler {
 	p := &page{rollouts: slices.Clone(cfg.Rollouts), actions: cfg.Actions}
 	return http.NewCrossOriginProtection().Handler(p)
@@ -102,20 +101,35 @@ func (p *page) act(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ro := p.rollouts[i]
-	action := map[string]func(context.Context) error{
-		"pause": ro.Pause, "resume": ro.Resume, "promote": ro.Promote, "abort": ro.Abort,
-	}[r.PostForm.Get("action")]
-	if action == nil {
+	// A button does what the page with it has shown: pressed twice, or late, it
+	// must not end another pause. Rolling back and pausing are never too late.
+	seen, err := strconv.ParseUint(r.PostForm.Get("change"), 10, 64)
+	if err != nil && r.PostForm.Has("change") {
+		http.Error(w, "bad form", http.StatusBadRequest)
+		return
+	}
+	switch r.PostForm.Get("action") {
+	case "pause":
+		err = ro.Pause(r.Context())
+	case "resume":
+		err = ro.resume(r.Context(), seen)
+	case "promote":
+		err = ro.promote(r.Context(), seen)
+	case "abort":
+		err = ro.Abort(r.Context())
+	default:
 		http.Error(w, "no such action", http.StatusBadRequest)
 		return
 	}
-	switch err := action(r.Context()); {
+	switch {
 	case errors.Is(err, ErrEnded):
 		http.Error(w, "the rollout has ended", http.StatusConflict)
+	case errors.Is(err, errChanged):
+		http.Error(w, "the rollout has changed meanwhile", http.StatusConflict)
 	case err != nil:
 		http.Error(w, "the store is away; a rollback was made in this process", http.StatusServiceUnavailable)
 	default:
-		w.Header().Set("Location", r.URL.EscapedPath())
+		w.Header().Set("Location", "/"+strings.TrimLeft(r.URL.EscapedPath(), "/")) // "//host" would be another site
 		w.WriteHeader(http.StatusSeeOther)
 	}
 }
@@ -125,6 +139,7 @@ type view struct {
 	Name, Service, Namespace, ID string
 	Phase, Class, StepText       string
 	Replicas, Halt, ShareText    string
+	Change                       uint64
 	Away, Paused, Ended          bool
 	ShareWidth                   string
 	Marks                        []string
@@ -166,9 +181,9 @@ var phaseClass = map[Phase]string{Running: "running", Promoted: "ok", RolledBack
 func viewOf(s Status) view {
 	share := s.Versions[canary].Share
 	v := view{
-		Name:    gatemesh.Destination{Service: s.Service, Namespace: s.Namespace}.String(),
+		Name:    service{s.Service, s.Namespace}.String(),
 		Service: s.Service, Namespace: s.Namespace, ID: s.State.ID, Phase: string(s.State.Phase), Class: phaseClass[s.State.Phase],
-		Halt: s.State.Halt, Away: s.StoreAway, Paused: s.State.Phase == Paused, Ended: s.State.ended(),
+		Change: s.State.Changes, Halt: s.State.Halt, Away: s.StoreAway, Paused: s.State.Phase == Paused, Ended: s.State.ended(),
 		Replicas: "1 replica", ShareWidth: point(share * 1000),
 		ShareText: s.Versions[canary].Subset + " gets " + percent(share),
 	}

@@ -20,7 +20,9 @@ type choice struct {
 func pick(seed hash, c *gatemesh.Call, r *gatemesh.Route, rollout *Rollout) *gatemesh.WeightedDestination {
 	of := choice{route: r}
 	if rollout != nil {
-		of.join(rollout)
+		if at, ok := rollout.among(r.Backends); ok { // else the rule is about something else
+			of.rollout, of.at, of.share = rollout, at, uint64(rollout.share.Load())
+		}
 	}
 	if b := of.kept(c.Lane()); b != nil {
 		return b
@@ -49,17 +51,15 @@ func versions(r *gatemesh.Route) bool {
 	return slices.ContainsFunc(r.Backends, func(b gatemesh.WeightedDestination) bool { return b.Destination.Subset != "" })
 }
 
-// join has the rollout decide, if both of its versions are among the backends.
-func (o *choice) join(r *Rollout) {
-	at := [2]int{-1, -1}
-	for i := range o.route.Backends {
-		if v := r.versionOf(o.route.Backends[i].Destination); v >= 0 && at[v] < 0 {
+// among returns where the versions of r are among the backends, if both are.
+func (r *Rollout) among(backends []gatemesh.WeightedDestination) (at [2]int, ok bool) {
+	at = [2]int{-1, -1}
+	for i := range backends {
+		if v := r.versionOf(backends[i].Destination); v >= 0 && at[v] < 0 {
 			at[v] = i
 		}
 	}
-	if at[stable] >= 0 && at[canary] >= 0 {
-		o.rollout, o.at, o.share = r, at, uint64(r.share.Load())
-	}
+	return at, at[stable] >= 0 && at[canary] >= 0
 }
 
 // joint is the weight of backend i where the two versions of a rollout are one,

@@ -98,7 +98,7 @@ func (r *Rollout) tick(ctx context.Context, now time.Time) {
 func (r *Rollout) agree(ctx context.Context, p *plan, now time.Time, decide func(State) (State, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	key := gatemesh.Destination{Service: r.service.name, Namespace: r.service.namespace}.String()
+	key := r.service.String()
 	for range tries {
 		doc, revision, err := r.load(ctx, p.Store, key)
 		if err != nil {
@@ -386,7 +386,7 @@ func (r *Rollout) observe(p *plan, kind gatemesh.EventKind, text string, err err
 	if p.Observer != nil {
 		p.Observer.Observe(context.Background(), gatemesh.Event{
 			Kind: kind, Layer: "rollout", Err: err,
-			Message: gatemesh.Destination{Service: r.service.name, Namespace: r.service.namespace}.String() + ": " + text,
+			Message: r.service.String() + ": " + text,
 		})
 	}
 }
@@ -398,34 +398,56 @@ var ErrEnded = errors.New("canary: the rollout has ended")
 // Pause has the rollout stay where it is, until [Rollout.Resume]. It is rolled
 // back as before if the canary turns out worse.
 func (r *Rollout) Pause(ctx context.Context) error {
-	return r.act(ctx, func(_ *plan, s State, now time.Time) State {
+	return r.act(ctx, func(_ *plan, s State, now time.Time) (State, error) {
 		if s.Phase == Paused {
-			return s
+			return s, nil
 		}
 		s.Phase, s.Halt = Paused, ""
-		return s.changed(now, "paused at %s", shareText(s.Share))
+		return s.changed(now, "paused at %s", shareText(s.Share)), nil
 	})
 }
 
 // Resume ends a pause. A step that has a Pause of its own is followed by the
 // next one.
-func (r *Rollout) Resume(ctx context.Context) error {
-	return r.act(ctx, func(p *plan, s State, now time.Time) State {
+func (r *Rollout) Resume(ctx context.Context) error { return r.resume(ctx, 0) }
+
+// resume is Resume for who has seen the state after that many changes, or 0.
+func (r *Rollout) resume(ctx context.Context, seen uint64) error {
+	return r.act(ctx, func(p *plan, s State, now time.Time) (State, error) {
+		if seen == 0 {
+			seen = s.Changes
+		}
+		// What has changed since may be our own doing: a store can report a
+		// conflict for what it has saved. The next pause is another one.
+		if s.Changes != seen {
+			return s, errChanged
+		}
 		if s.Phase != Paused {
-			return s
+			return s, nil
 		}
 		s.Step = min(s.Step, len(p.Steps)-1)
 		if p.Steps[s.Step].Pause {
-			return p.goOn(s, now, "resumed: ")
+			return p.goOn(s, now, "resumed: "), nil
 		}
 		s.Phase = Running
-		return s.changed(now, "resumed at %s", shareText(s.Share))
+		return s.changed(now, "resumed at %s", shareText(s.Share)), nil
 	})
 }
 
+// errChanged is for an action on a state that is no more.
+var errChanged = errors.New("canary: the rollout has changed meanwhile")
+
 // Promote gives the canary everybody at once, whatever the analysis says.
-func (r *Rollout) Promote(ctx context.Context) error {
-	return r.act(ctx, func(p *plan, s State, now time.Time) State { return p.promote(s, now, "by hand: ") })
+func (r *Rollout) Promote(ctx context.Context) error { return r.promote(ctx, 0) }
+
+// promote is Promote for who has seen the state after that many changes, or 0.
+func (r *Rollout) promote(ctx context.Context, seen uint64) error {
+	return r.act(ctx, func(p *plan, s State, now time.Time) (State, error) {
+		if seen != 0 && s.Changes != seen {
+			return s, errChanged
+		}
+		return p.promote(s, now, "by hand: "), nil
+	})
 }
 
 // Abort takes the canary from everybody at once. If the Store is away, it does
@@ -433,7 +455,7 @@ func (r *Rollout) Promote(ctx context.Context) error {
 // told when the Store is back.
 func (r *Rollout) Abort(ctx context.Context) error {
 	why := func(s State) string { return "rolled back from " + shareText(s.Share) + " by hand" }
-	err := r.act(ctx, func(p *plan, s State, now time.Time) State { return p.rollBack(s, now, why(s)) })
+	err := r.act(ctx, func(p *plan, s State, now time.Time) (State, error) { return p.rollBack(s, now, why(s)), nil })
 	if err == nil || errors.Is(err, ErrEnded) {
 		return err
 	}
@@ -446,7 +468,7 @@ func (r *Rollout) Abort(ctx context.Context) error {
 	return err
 }
 
-func (r *Rollout) act(ctx context.Context, action func(*plan, State, time.Time) State) error {
+func (r *Rollout) act(ctx context.Context, action func(*plan, State, time.Time) (State, error)) error {
 	if err := r.wait(ctx); err != nil {
 		return err
 	}
@@ -456,7 +478,7 @@ func (r *Rollout) act(ctx context.Context, action func(*plan, State, time.Time) 
 		if s.ended() || s.ID != p.ID {
 			return s, ErrEnded
 		}
-		return action(p, s, now), nil
+		return action(p, s, now)
 	})
 	r.publish(p, now)
 	return err

@@ -156,7 +156,7 @@ func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 			Destination: gatemesh.Destination{Service: cfg.Service, Namespace: cfg.Namespace, Subset: name}, Weight: 1,
 		})
 	}
-	r.route.Name = "rollout/" + gatemesh.Destination{Service: cfg.Service, Namespace: cfg.Namespace}.String()
+	r.route.Name = "rollout/" + r.service.String()
 	if err := r.Update(cfg); err != nil {
 		return nil, err
 	}

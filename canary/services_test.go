@@ -13,27 +13,9 @@ import (
 	"github.com/gatemesh-go/gatemesh/canary"
 )
 
-// services is a ServiceRouter with one rule a service.
-type services map[string]*gatemesh.Route
-
-func (s services) RouteTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Route, error) {
-	if c.Header().Get("X-Refused") != "" {
-		return nil, gatemesh.Deny(gatemesh.NotFound, "no_rule", "No.")
-	}
-	return s[d.Service], nil
-}
-
-func subset(service, name string, weight uint32) gatemesh.WeightedDestination {
-	return gatemesh.WeightedDestination{
-		Destination: gatemesh.Destination{Service: service, Namespace: "production", Subset: name}, Weight: weight,
-	}
-}
-
-func withServices(t testing.TB, s services, splits ...canary.Split) *canary.Splitter {
+func withServices(t testing.TB, s services) *canary.Splitter {
 	t.Helper()
-	split, err := canary.New(canary.Config{Services: s, Splits: splits})
-	require.NoError(t, err)
-	return split
+	return newSplitter(t, "", s)
 }
 
 func to(service string) callOption {
@@ -180,12 +162,6 @@ func TestOutbound(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestASplitGoesBeforeServices(t *testing.T) {
-	t.Parallel()
-	s := withServices(t, services{"user-service": {Backends: []gatemesh.WeightedDestination{subset("user-service", "v9", 1)}}}, weighted(1, 0))
-	assert.Equal(t, "v1", version(t, s, call(t)))
-}
 
 func TestManyPorts(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,6 @@ package canary
 import (
 	"context"
 	"net/http"
-	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -22,11 +21,11 @@ import (
 // may be a thousand users.
 //
 // The point at which a user stands between 0 and 1 is a hash of salt, service
-// and user, and each target has a part of that line as long as its share. When
-// weights change, users move only across the ends that moved: of two targets,
+// and user, and each backend has a part of that line as long as its share. When
+// weights change, users move only across the ends that moved: of two backends,
 // raising the second one's share moves users to it and nobody away from it,
 // and lowering it moves the last ones that came back first. The same holds for
-// a second and a third target that grow and shrink at the cost of the first,
+// a second and a third backend that grow and shrink at the cost of the first,
 // which is why the stable version stands first.
 //
 // Different services deal the same users differently. [Config.Salt] makes
@@ -35,8 +34,7 @@ type Splitter struct {
 	state gatemesh.Live[state]
 }
 
-// New returns a Splitter for cfg. It reports every fault at once, each with the
-// position of the rule or split it was found in.
+// New returns a Splitter for cfg. It reports every fault at once.
 func New(cfg Config) (*Splitter, error) {
 	s := &Splitter{}
 	if err := s.Update(cfg); err != nil {
@@ -56,7 +54,6 @@ func (s *Splitter) Change(cfg Config) gatemesh.Change {
 }
 
 var (
-	denyNoRule    = gatemesh.Deny(gatemesh.NotFound, "no_version", "No version of the service takes this request.")
 	denyNoBackend = gatemesh.Deny(gatemesh.Internal, "no_backend", "The request could not be processed.")
 	denyNoRoute   = gatemesh.Deny(gatemesh.Internal, "no_route_table", "The request could not be processed.")
 )
@@ -69,10 +66,10 @@ var (
 // calls like this one to that service, and one of the rule's backends is chosen;
 // a backend without a port gets the port that the first decision gave. A service
 // of which nothing is said stays as it is, and so does a destination that names
-// a subset: it is final, unless it is one that the table took from a service's
-// rule because no other backend there has a weight; lanes and rollouts still say
-// theirs about that. Routes and rules without backends are answered by
-// whoever stands behind.
+// a subset: it is final, unless it is one that the table took because no other
+// backend has a weight; rollouts still say theirs about that, and lanes if it is
+// of a service's rule. A route or a rule without backends is answered by whoever
+// stands behind, and has no destination.
 //
 // A call that comes with a lane, because another service or an earlier gateway
 // has chosen one and a signed identity carried it here, keeps it if a backend
@@ -85,8 +82,8 @@ var (
 func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	state := s.state.For(c)
 	adm := gatemesh.Admission{}
-	d := c.Destination()
-	if d == (gatemesh.Destination{}) {
+	d, dealt := c.Destination(), state.rolloutOf(c.Route())
+	if d == (gatemesh.Destination{}) || dealt != nil && c.Backend() != nil && c.ServiceRoute() == nil {
 		r := c.Route()
 		switch {
 		case r == nil && !c.Outbound():
@@ -94,7 +91,7 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		case r == nil || len(r.Backends) == 0:
 			return adm, nil
 		}
-		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r, nil); adm.Backend == nil {
+		if adm.Backend = pick(state.salt.add("route").add(r.Name), c, r, dealt); adm.Backend == nil {
 			return gatemesh.Admission{}, denyNoBackend
 		}
 		adm.Destination = &adm.Backend.Destination
@@ -108,9 +105,9 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		adm.Lane = d.Subset
 		return adm, nil
 	}
-	if r == nil {
+	if r == nil && state.services != nil {
 		var err error
-		if r, err = state.routeTo(c, d); err != nil {
+		if r, err = state.services.RouteTo(c, d); err != nil {
 			return gatemesh.Admission{}, err
 		}
 	}
@@ -122,7 +119,8 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 		return adm, nil
 	}
 	adm.ServiceRoute = r
-	if len(r.Backends) == 0 {
+	if len(r.Backends) == 0 { // it goes nowhere
+		adm.Destination = nil
 		return adm, nil
 	}
 	if adm.ServiceBackend = pick(state.salt.add("split").add(d.Service).add(d.Namespace), c, r, rollout); adm.ServiceBackend == nil {
@@ -136,45 +134,19 @@ func (s *Splitter) Admit(_ context.Context, c *gatemesh.Call) (gatemesh.Admissio
 	return adm, nil
 }
 
-// routeTo returns the rule for c if it goes to d, or nil.
-func (s *state) routeTo(c *gatemesh.Call, d gatemesh.Destination) (*gatemesh.Route, error) {
-	if split := s.splits[serviceOf(d)]; split != nil {
-		for i := range split.rules {
-			if r := &split.rules[i]; r.holds(c) {
-				return &r.route, nil
+// rolloutOf returns the rollout whose versions are among the backends of r itself.
+func (s *state) rolloutOf(r *gatemesh.Route) *Rollout {
+	if r == nil || len(s.rollouts) == 0 {
+		return nil
+	}
+	for i := range r.Backends {
+		if of := s.rollouts[serviceOf(r.Backends[i].Destination)]; of != nil {
+			if _, ok := of.among(r.Backends); ok {
+				return of
 			}
 		}
-		return nil, denyNoRule
 	}
-	if s.services == nil {
-		return nil, nil
-	}
-	return s.services.RouteTo(c, d)
-}
-
-func (r *rule) holds(c *gatemesh.Call) bool {
-	for i := range r.matches {
-		if r.matches[i].holds(c) {
-			return true
-		}
-	}
-	return len(r.matches) == 0
-}
-
-func (m *Match) holds(c *gatemesh.Call) bool {
-	for i := range m.Headers {
-		h := &m.Headers[i]
-		v, ok := c.Header().Only(h.Name)
-		if ok && h.Kind == HeaderPrefix {
-			ok = strings.HasPrefix(v, h.Value)
-		} else if ok {
-			ok = v == h.Value
-		}
-		if !ok {
-			return false
-		}
-	}
-	return true
+	return nil
 }
 
 // AdmitCached is [Splitter.Admit], which never waits.

@@ -18,7 +18,8 @@ type Store interface {
 	Load(ctx context.Context, key string) (value []byte, revision string, err error)
 	// Save sets the value of key if its revision is still the given one, and
 	// returns the new revision. Otherwise it returns an error that is
-	// [ErrConflict].
+	// [ErrConflict]. It may do so, too, for a value that was saved and that others
+	// have gone on from already, but never the other way round.
 	Save(ctx context.Context, key string, value []byte, revision string) (string, error)
 }
 

@@ -158,12 +158,25 @@ func routeLayer(prefix string) func(*testing.T) gatemesh.Layer {
 	}
 }
 
-func canaryLayer(match ...canary.Match) func(*testing.T) gatemesh.Layer {
+// versions is a ServiceRouter that has one rule, or none that takes a call.
+type versions []gatemesh.WeightedDestination
+
+func (v versions) RouteTo(*gatemesh.Call, gatemesh.Destination) (*gatemesh.Route, error) {
+	if len(v) == 0 {
+		return nil, gatemesh.Deny(gatemesh.NotFound, "no_rule", "No rule.")
+	}
+	return &gatemesh.Route{Name: "versions", Backends: v}, nil
+}
+
+func canaryLayer(subsets ...string) func(*testing.T) gatemesh.Layer {
 	return func(t *testing.T) gatemesh.Layer {
-		c, err := canary.New(canary.Config{Splits: []canary.Split{{
-			Service: "user-service", Namespace: "production",
-			Rules: []canary.Rule{{Matches: match, Targets: []canary.Target{{Service: "user-service", Namespace: "production", Subset: "v1", Weight: 1}}}},
-		}}})
+		var v versions
+		for _, s := range subsets {
+			v = append(v, gatemesh.WeightedDestination{
+				Destination: gatemesh.Destination{Service: "user-service", Namespace: "production", Subset: s}, Weight: 1,
+			})
+		}
+		c, err := canary.New(canary.Config{Services: v})
 		require.NoError(t, err)
 		return c.Layer()
 	}
@@ -237,7 +250,6 @@ func contracts(t *testing.T) []contract {
 	known := gatemesh.CallInfo{Principal: user(), Route: splitRoute(), Destination: splitRoute().Backends[0].Destination}
 	here := policy.Operation{Paths: []string{"/grpc.health.v1.Health/*"}, Methods: []string{"POST"}}
 	elsewhere := policy.Operation{Paths: []string{"/other.Service/*"}}
-	chosen := canary.Match{Headers: []canary.HeaderMatch{{Name: "x-canary", Kind: canary.HeaderExact, Value: "true"}}}
 	return []contract{
 		{name: "auth: no credential", layer: authLayer, want: gatemesh.Unauthenticated},
 		{name: "auth: good token", layer: authLayer, header: good, info: goodInfo, want: gatemesh.OK},
@@ -259,8 +271,8 @@ func contracts(t *testing.T) []contract {
 		{name: "limit by consumer: over", layer: limitLayer(ratelimit.ByConsumer()), info: known, before: 2, want: gatemesh.ResourceExhausted},
 		{name: "route: found", layer: routeLayer("/grpc.health.v1.Health"), want: gatemesh.OK},
 		{name: "route: none", layer: routeLayer("/other"), want: gatemesh.Unimplemented, status: http.StatusNotFound},
-		{name: "canary: split", layer: canaryLayer(), info: known, want: gatemesh.OK},
-		{name: "canary: no rule matches", layer: canaryLayer(chosen), info: known, want: gatemesh.NotFound},
+		{name: "canary: split", layer: canaryLayer("v1", "v2"), info: known, want: gatemesh.OK},
+		{name: "canary: no rule matches", layer: canaryLayer(), info: known, want: gatemesh.NotFound},
 		{name: "peer: none", layer: func(t *testing.T) gatemesh.Layer { return workload(t, newCA(t), "s").Layer() }, want: gatemesh.Unauthenticated},
 		{name: "trace: a span", layer: func(t *testing.T) gatemesh.Layer {
 			tracer, err := trace.New(trace.Config{TracerProvider: sdktrace.NewTracerProvider()})

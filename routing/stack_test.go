@@ -71,11 +71,6 @@ func newStack(t testing.TB, cfg stackConfig) *stack {
 		}}}},
 		Unselected: policy.Deny,
 	}))
-	split := gatemesh.Must(canary.New(canary.Config{Splits: []canary.Split{{
-		Service: backend.Service, Namespace: backend.Namespace,
-		Rules: []canary.Rule{{Targets: []canary.Target{{Subset: "v1", Weight: 90}, {Subset: "v2", Weight: 10}}}},
-	}}}))
-
 	scheme, addr, _ := strings.Cut(cfg.upstream, "://")
 	endpoints := gatemesh.Must(pool.New(pool.Config{Name: backend.Service, Resolver: pool.Static(addr)}))
 	t.Cleanup(func() { assert.NoError(t, endpoints.Close()) })
@@ -90,7 +85,15 @@ func newStack(t testing.TB, cfg stackConfig) *stack {
 	for _, subset := range []string{"v1", "v2"} {
 		upstreams = append(upstreams, routing.Upstream{Service: backend.Service, Subset: subset, URL: scheme + "://user-service", Balance: endpoints.Transport})
 	}
+	version := func(subset string, weight uint32) routing.Backend {
+		d := backend
+		d.Subset = subset
+		return routing.Backend{Destination: d, Weight: weight}
+	}
 	r := newRouter(t, routing.Config{
+		Services: []routing.Service{{Service: backend.Service, Namespace: backend.Namespace, Rules: []routing.Route{{
+			Name: "versions", Backends: []routing.Backend{version("v1", 90), version("v2", 10)},
+		}}}},
 		Routes: []routing.Route{to("all", backend)}, Upstreams: upstreams, Observer: s.log,
 		Outbound: []gatemesh.Layer{
 			tracer.Span(),
@@ -99,6 +102,7 @@ func newStack(t testing.TB, cfg stackConfig) *stack {
 			s.breaker.Layer(), minter.Layer(), tracer.Inject(),
 		},
 	})
+	split := gatemesh.Must(canary.New(canary.Config{Services: r}))
 	entry := gatemesh.Must(gatemesh.NewEntry(gatemesh.EntryConfig{Observer: s.log}))
 	layers := append([]gatemesh.Layer{client.Layer(), r.Layer(), tracer.Layer(), who.Layer(), s.limited.Layer(), allowed.Layer(), split.Layer()}, cfg.layers...)
 	chain, err := gatemesh.NewChain(entry, layers...)
