@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
@@ -32,7 +32,7 @@ func newGRPCBackends(t *testing.T) (*backends, <-chan string) {
 		s := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 			method, _ := grpc.MethodFromServerStream(stream)
 			if !strings.HasPrefix(method, "/"+echoService+"/Echo") {
-				return status.Error(codes.Unimplemented, "not here")
+				return grpcstatus.Error(codes.Unimplemented, "not here")
 			}
 			select {
 			case got <- name + " " + method:
@@ -94,7 +94,7 @@ func (c *conformance) calls(list ...grpcAsk) {
 		err = conn.Invoke(ctx, "/"+echoService+"/"+a.method, &emptypb.Empty{}, &emptypb.Empty{}, grpc.Header(&header))
 		cancel()
 		require.NoError(t, conn.Close())
-		assert.Equal(t, a.code, status.Code(err), "%s: %v", name, err)
+		assert.Equal(t, a.code, grpcstatus.Code(err), "%s: %v", name, err)
 		assert.Equal(t, a.to, strings.Join(header.Get("backend"), ","), name)
 		for k, v := range fields(a.got) {
 			assert.Equal(t, v, strings.Join(header.Get("x-got-"+k), ","), "%s: %s", name, k)
