@@ -30,6 +30,11 @@ type Config struct {
 	// minter. They run after the proxy has removed the hop-by-hop fields.
 	// Default: none.
 	Outbound []gatemesh.Layer
+	// Headless says that the Router is of a service that calls others by itself,
+	// without a proxy: through [Router.Outbound]. It needs no upstreams then, as
+	// somebody else finds those, and has Services and Versions alone; what only a
+	// proxy can do is an error, such as a Rewrite. Default: there is a proxy.
+	Headless bool
 	// Observer receives denials and the ends of calls to upstreams, and what
 	// went wrong between us and them. Default: nobody.
 	Observer gatemesh.Observer

@@ -11,6 +11,7 @@ import (
 // turns of its pools and what services remember of ports.
 type table struct {
 	router    *Router
+	headless  bool
 	observer  gatemesh.Observer
 	listeners *listeners // nil if there is but one, for everything
 	all       *hosts     // the routes of that one
