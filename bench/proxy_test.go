@@ -54,7 +54,7 @@ kind: Gateway
 metadata: {name: gw, namespace: shop}
 spec:
   gatewayClassName: gatemesh
-  listeners: [{name: http, protocol: HTTP, port: 80}]
+  listeners: [{name: http, protocol: HTTP, port: 80}, {name: https, protocol: HTTPS, port: 443}] # for TestProxyLatency
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

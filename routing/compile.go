@@ -29,8 +29,11 @@ func (f *faults) add(at gatemesh.Position, format string, args ...any) {
 
 // compile copies cfg into a table. It reports every fault at once.
 func compile(r *Router, cfg Config) (*table, error) {
-	t := &table{router: r, observer: cfg.Observer}
+	t := &table{router: r, headless: cfg.Headless, observer: cfg.Observer}
 	f := faults{cfg: &cfg}
+	if cfg.Headless {
+		f.withoutProxy(&cfg)
+	}
 	members := f.upstreams(cfg.Upstreams, r.transport)
 	f.subsets(cfg.Subsets)
 	t.places = newPlaces(members, cfg.Subsets)
@@ -151,6 +154,9 @@ func (f *faults) tooMany(excess []*rule) {
 // rule compiles all of a route but what it matches.
 func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, ofService bool) *rule {
 	r := &rule{table: t, position: at, cors: in.CORS != nil, filters: f.filters(at, field, &in.Filters, in)}
+	if f.cfg.Headless {
+		f.needsProxy(at, field, &in.Filters)
+	}
 	r.route = gatemesh.Route{Name: in.Name, Timeout: in.Timeout, AttemptTimeout: in.AttemptTimeout, Rule: r}
 	f.duration(at, field+".Timeout", in.Timeout)
 	f.duration(at, field+".AttemptTimeout", in.AttemptTimeout)
@@ -167,6 +173,9 @@ func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, o
 	weights := uint64(0)
 	for i := range in.Backends {
 		b, of := &in.Backends[i], fmt.Sprintf("%s.Backends[%d]", field, i)
+		if f.cfg.Headless {
+			f.needsProxy(at, of, &b.Filters)
+		}
 		weights += uint64(b.Weight)
 		switch filtered := !b.Filters.none(); {
 		case !b.Unserved:
@@ -193,6 +202,7 @@ func (f *faults) destination(at gatemesh.Position, field string, d gatemesh.Dest
 	switch {
 	case d.Service == "":
 		f.add(at, "%s.Destination.Service is required", field)
+	case f.cfg.Headless: // whoever finds endpoints knows
 	case f.places.find(d) != nil, anyPort && f.places.somePort(d):
 	case d.Subset != "" && !definesSubset(*f.cfg, d):
 		f.add(at, "%s: subset %q of %s is not defined", field, d.Subset, withoutSubset(d))
@@ -213,7 +223,7 @@ func (f *faults) retry(at gatemesh.Position, field string, in *gatemesh.RetryPol
 	}
 	out := *in
 	out.Statuses, out.Codes = slices.Clone(in.Statuses), slices.Clone(in.Codes)
-	if !f.retries {
+	if !f.retries && !f.cfg.Headless {
 		f.add(at, "%s needs a layer that retries in Config.Outbound", field)
 	}
 	if in.Attempts < 0 {

@@ -30,6 +30,11 @@ type Config struct {
 	// minter. They run after the proxy has removed the hop-by-hop fields.
 	// Default: none.
 	Outbound []gatemesh.Layer
+	// Headless says that the Router is of a service that calls others by itself,
+	// without a proxy: through [Router.Outbound]. It needs no upstreams then, as
+	// somebody else finds those, and has Services and Versions alone; what only a
+	// proxy can do is an error, such as a Rewrite. Default: there is a proxy.
+	Headless bool
 	// Observer receives denials and the ends of calls to upstreams, and what
 	// went wrong between us and them. Default: nobody.
 	Observer gatemesh.Observer
@@ -181,7 +186,8 @@ const (
 	// the whole path as [gatemesh.Call.MatchPath] has it. It may have 4,096
 	// bytes, and compile to as many instructions. Those that begin with the same
 	// literal text are tried one by one; there may be 256 of them for a hostname
-	// or a service.
+	// or a service. A path of more than 1 KiB for which that is too much work is
+	// refused with 414.
 	PathRegex
 )
 

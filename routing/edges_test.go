@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -196,4 +197,97 @@ func TestSchemes(t *testing.T) {
 		assert.ErrorContains(t, match(routing.ValueMatch{Value: value}), "Matches[0].Scheme.Value")
 	}
 	assert.NoError(t, match(routing.ValueMatch{Type: routing.MatchPrefix, Value: "http"}))
+}
+
+// TestOptionsOfTheServer: the "*" of OPTIONS is no path that could be changed.
+func TestOptionsOfTheServer(t *testing.T) {
+	t.Parallel()
+	star := func(f routing.Filters) *http.Response {
+		r := routing.Route{Filters: f, Matches: []routing.Match{{Path: routing.PathMatch{Type: routing.PathRegex, Value: ".*"}}}} // a prefix begins with "/"
+		if f.Redirect != nil {
+			r.Backends = []routing.Backend{}
+		}
+		return do(t, filtered{upstream: answering, route: r}.handler(t), "OPTIONS", "*", "Host", "api.example.com")
+	}
+	assert.Equal(t, "*", sent(t, star(routing.Filters{Rewrite: &routing.Rewrite{Path: routing.PathChange{Full: "/admin"}}})).URI)
+	assert.Equal(t, "https://api.example.com/", star(routing.Filters{Redirect: &routing.Redirect{Scheme: "https"}}).Header.Get("Location"))
+}
+
+// TestRedirectEscapesQuery: what a server takes raw does not stand so in a URI.
+func TestRedirectEscapesQuery(t *testing.T) {
+	t.Parallel()
+	h := filtered{route: routing.Route{Filters: routing.Filters{Redirect: &routing.Redirect{Scheme: "https"}}}}.handler(t)
+	resp := do(t, h, "GET", "/x?a=\xc3\xa9\x80&b=\"<{|}>\\^`&c=%41+/?", "Host", "h")
+	assert.Equal(t, "https://h/x?a=%C3%A9%80&b=%22%3C%7B%7C%7D%3E%5C%5E%60&c=%41+/?", resp.Header.Get("Location"))
+}
+
+// TestCORSExposes names to a page with credentials, for whom "*" is a name, what
+// it may read: never a cookie.
+func TestCORSExposes(t *testing.T) {
+	t.Parallel()
+	h := filtered{route: routing.Route{Filters: routing.Filters{CORS: &routing.CORS{AllowOrigins: []string{"*"}, AllowHeaders: []string{"*"}, ExposeHeaders: []string{"*"}, AllowCredentials: true}}},
+		upstream: roundTripper(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: http.NoBody, Request: r, Header: http.Header{"Set-Cookie": {"a=1"}, "X-B": {"1"}, "X-A": {"1"}}}, nil
+		})}.handler(t)
+	assert.Equal(t, "X-A, X-B", do(t, h, "GET", "/", "Origin", "https://a.example").Header.Get("Access-Control-Expose-Headers"))
+	preflight := func(fields string) string {
+		return do(t, h, "OPTIONS", "/", "Origin", "https://a.example", "Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", fields).Header.Get("Access-Control-Allow-Headers")
+	}
+	assert.Equal(t, "x-a, x-b", preflight("x-a, x-b"))
+	assert.Empty(t, preflight(strings.Repeat("x-a,", 1024)+"x-b"), "longer than anybody asks")
+}
+
+// TestMirrorExpectsNothing: the body of a copy is here, and waits for nobody.
+func TestMirrorExpectsNothing(t *testing.T) {
+	t.Parallel()
+	got := make(chan gotCopy, 1)
+	h := filtered{upstream: answering, route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(copies(got))}}.handler(t)
+	req := httptest.NewRequest("POST", "/", strings.NewReader("body"))
+	req.Header.Set("Expect", "100-continue")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, req)
+	assert.Equal(t, 200, w.Code)
+	c := receive(t, got)
+	assert.Equal(t, "body", c.body)
+	assert.NotContains(t, c.header, "Expect")
+}
+
+// TestMirrorOutlivesCall: the caller has its answer, and leaves; the copy goes on.
+func TestMirrorOutlivesCall(t *testing.T) {
+	t.Parallel()
+	left, ended := make(chan struct{}), make(chan error, 1)
+	h := filtered{upstream: answering, route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(roundTripper(func(r *http.Request) (*http.Response, error) {
+		<-left
+		ended <- r.Context().Err()
+		return nil, io.ErrUnexpectedEOF
+	}))}}.handler(t)
+	ctx, leave := context.WithCancel(t.Context())
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+	assert.Equal(t, 200, w.Code)
+	leave()
+	close(left)
+	assert.NoError(t, receive(t, ended))
+}
+
+// TestMirrorOfCountedBody: who knows the length of a body need not look for its end.
+func TestMirrorOfCountedBody(t *testing.T) {
+	t.Parallel()
+	got := make(chan gotCopy, 1)
+	h := filtered{route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(copies(got))}, upstream: roundTripper(func(r *http.Request) (*http.Response, error) {
+		_, _ = io.ReadFull(r.Body, make([]byte, r.ContentLength))
+		_ = r.Body.Close()
+		return &http.Response{StatusCode: 200, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
+	})}.handler(t)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader("body")))
+	assert.Equal(t, 200, w.Code)
+	assert.Equal(t, "body", receive(t, got).body)
+}
+
+// TestPreflightHasOrigin: an OPTIONS without Origin is no preflight request.
+func TestPreflightHasOrigin(t *testing.T) {
+	t.Parallel()
+	h := filtered{upstream: answering, route: routing.Route{Filters: routing.Filters{CORS: &routing.CORS{AllowOrigins: []string{"https://app.example"}}}}}.handler(t)
+	assert.Equal(t, "OPTIONS", sent(t, do(t, h, "OPTIONS", "/", "Access-Control-Request-Method", "PUT")).Method)
 }

@@ -128,6 +128,7 @@ func TestAZ03_RewrittenPathIsCanonical(t *testing.T) {
 		{routing.PathChange{Regex: "^", Substitution: "/"}, "/evil.example/x", 400, ""},
 		{routing.PathChange{Regex: "2", Substitution: ""}, "/%25", 400, ""},
 		{routing.PathChange{Regex: ".", Substitution: strings.Repeat("x", 100)}, "/" + strings.Repeat("a", 8000), 400, ""},
+		{routing.PathChange{Regex: "a", Substitution: strings.Repeat("x", 100)}, "/" + strings.Repeat("a", 8000), 400, ""},
 		{routing.PathChange{Regex: ".", Substitution: "/x"}, "/" + strings.Repeat("a", 8<<10), 414, ""},
 		{routing.PathChange{ReplacePrefix: true, Prefix: "/x"}, "/", 200, "/x/"},
 	}

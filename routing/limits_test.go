@@ -3,6 +3,7 @@ package routing_test
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -228,6 +229,83 @@ func TestPX03_TimeoutOfUpgrade(t *testing.T) {
 		require.NoError(t, ctx.Err(), "an upgraded connection lives on")
 		leave()
 		require.ErrorIs(t, context.Cause(ctx), context.Canceled)
+	})
+}
+
+// ownContext is no context of package context, so that what is made of it and
+// not released leaves a goroutine behind, which synctest reports.
+type ownContext struct {
+	context.Context
+	done chan struct{}
+}
+
+func (c ownContext) Done() <-chan struct{} { return c.done }
+func (c ownContext) Err() error            { return nil }
+func (c ownContext) Value(any) any         { return nil }
+
+// TestTimeoutIsAlwaysReleased: also where a fault has refused the call, and where
+// the connection was to be upgraded.
+func TestTimeoutIsAlwaysReleased(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		route  routing.Route
+		header http.Header
+		status int
+	}{
+		"refused": {routing.Route{Timeout: time.Hour, Filters: routing.Filters{Fault: &routing.Fault{AbortStatus: 503, AbortPercent: 100}}}, nil, 503},
+		"upgrade": {routing.Route{Timeout: time.Hour, AttemptTimeout: time.Minute}, http.Header{"Upgrade": {"x"}, "Connection": {"upgrade"}}, 200},
+		"plain":   {routing.Route{Timeout: time.Hour, AttemptTimeout: time.Minute}, nil, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var status int
+				base := roundTripper(func(r *http.Request) (*http.Response, error) {
+					return &http.Response{StatusCode: 200, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
+				})
+				tt.route.Name, tt.route.Backends = "all", to("", backend).Backends
+				_, rt := headless(t, []routing.Route{tt.route}, base, nil, nil)
+				done := make(chan struct{})
+				req, err := http.NewRequestWithContext(ownContext{context.Background(), done}, "GET", "http://users/", nil)
+				require.NoError(t, err)
+				maps.Copy(req.Header, tt.header)
+				resp, err := rt.RoundTrip(req)
+				if err != nil {
+					status = denied(t, err).HTTPStatus()
+				} else {
+					status = resp.StatusCode
+					_, _ = io.Copy(io.Discard, resp.Body)
+					require.NoError(t, resp.Body.Close())
+				}
+				assert.Equal(t, tt.status, status)
+			})
+		})
+	}
+}
+
+// TestTimeoutOfRefusedUpgrade: an answer that upgrades nothing is bounded as any other.
+func TestTimeoutOfRefusedUpgrade(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		base := roundTripper(func(r *http.Request) (*http.Response, error) {
+			body, w := io.Pipe()
+			go func() {
+				<-r.Context().Done()
+				w.CloseWithError(context.Cause(r.Context()))
+			}()
+			return &http.Response{StatusCode: 200, Body: body, Header: http.Header{}, Request: r}, nil
+		})
+		_, rt := headless(t, []routing.Route{{Name: "all", Timeout: time.Second, Backends: to("", backend).Backends}}, base, nil, nil)
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://users/", nil)
+		require.NoError(t, err)
+		req.Header.Set("Upgrade", "x")
+		start := time.Now()
+		resp, err := rt.RoundTrip(req)
+		require.NoError(t, err)
+		_, err = io.ReadAll(resp.Body)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, time.Second, time.Since(start))
+		require.NoError(t, resp.Body.Close())
 	})
 }
 

@@ -154,6 +154,23 @@ func TestMirrorIsGivenUp(t *testing.T) {
 	receive(t, stuck)
 }
 
+// TestMirrorOfLongBody: what says that it is longer than a copy may be takes no
+// slot, and no memory.
+func TestMirrorOfLongBody(t *testing.T) {
+	t.Parallel()
+	var r *routing.Router
+	under := -1
+	f := filtered{route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(refuseAll(t))}, upstream: roundTripper(func(req *http.Request) (*http.Response, error) {
+		under = r.Copies()
+		return answering(req)
+	})}
+	r = f.router(t)
+	w := httptest.NewRecorder()
+	f.behind(t, r).ServeHTTP(w, httptest.NewRequest("POST", "/", strings.NewReader(strings.Repeat("x", 64<<10+1))))
+	assert.Equal(t, 200, w.Code)
+	assert.Zero(t, under)
+}
+
 // TestMirrorFlood: a stuck mirror holds no more than its slots, and the calls go on.
 func TestMirrorFlood(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 // turns of its pools and what services remember of ports.
 type table struct {
 	router    *Router
+	headless  bool
 	observer  gatemesh.Observer
 	listeners *listeners // nil if there is but one, for everything
 	all       *hosts     // the routes of that one
@@ -60,7 +61,11 @@ func (t *table) match(s *subject) (*rule, error) {
 		}
 		h = l.hosts
 	}
-	return h.match(s), nil
+	r := h.match(s)
+	if s.tooLong {
+		return nil, denyLongPath
+	}
+	return r, nil
 }
 
 // find is match for a call that is not judged as another one.

@@ -126,7 +126,7 @@ func (t *table) versioningOf(c *gatemesh.Call) (v *versioning, rest string) {
 
 func (v *versioning) serves(host string) bool {
 	for _, h := range v.hostnames {
-		if suffix, wild := strings.CutPrefix(h, "*"); h == "" || h == host || wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix) {
+		if suffix, wild := strings.CutPrefix(h, "*"); h == "" || h == host || wild && strings.HasSuffix(host, suffix) {
 			return true
 		}
 	}
