@@ -43,3 +43,13 @@ func BenchmarkChain(b *testing.B) {
 		h.ServeHTTP(w, r)
 	}
 }
+
+// TestOutboundAllocations: the Exchange with everything in it, the request id,
+// the header (two) and the request that is sent.
+func TestOutboundAllocations(t *testing.T) {
+	resp := &http.Response{StatusCode: 204}
+	rt := outbound(nil).Transport(roundTrip(func(*http.Request) (*http.Response, error) { return resp, nil }))
+	r := request("/orders/1?q", "Accept", "*/*", "User-Agent", "test")
+	r.URL.Scheme, r.URL.Host = "http", "callee"
+	assert.LessOrEqual(t, testing.AllocsPerRun(200, func() { _, _ = rt.RoundTrip(r) }), 5.)
+}

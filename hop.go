@@ -216,7 +216,8 @@ func (x *Exchange) hopFields(out map[string][]string) {
 	h.Attempt = int(c.attempt)
 	h.Retries = c.parent != nil && c.parent.hop.Retried() || x.retries()
 	if v := h.String(); v != "" {
-		out[c.header.key(HopHeader)] = []string{v}
+		x.out.hop[0] = v
+		out[c.header.key(HopHeader)] = x.out.hop[:]
 	}
 }
 

@@ -102,6 +102,7 @@ type outgoing struct {
 	asked   int      // how often the Retrier was
 	went    []string // endpoints, oldest first; guarded by Exchange.mu
 	wentBuf [2]string
+	hop     [1]string // the field X-Gatemesh-Hop
 }
 
 // outboundExchange is both in one allocation.

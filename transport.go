@@ -66,59 +66,75 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			x.Finish(Outcome{Code: Internal, Panicked: true})
 		}
 	}()
-	var replay io.ReadCloser
-	race := Race[roundTrip]{
-		Prepare: func(a *Exchange, lane RaceLane) (func(context.Context) roundTrip, error) {
-			body := r.Body
-			if lane == Second && hasBody(r) {
-				var err error
-				if body, err = getBody(r); err != nil {
-					return nil, err
-				}
-			} else if replay != nil {
-				body = replay
-			}
-			header := a.OutgoingHeader()
-			return func(ctx context.Context) roundTrip { return t.send(ctx, r, header, body) }, nil
-		},
-		Judge: func(a *Exchange, rt roundTrip) Attempt { return rt.judge(a, r) },
-		Drop:  func(rt roundTrip) { discard(rt.resp) },
-	}
+	first := roundTrip{r: r, body: r.Body}
 	for {
-		won, at, rt, _ := race.Run(x, a) // of the first attempt, Prepare cannot fail
+		won, at, rt, _ := Race[roundTrip](t, x, a, first) // of the first attempt, Prepare cannot fail
 		a = won
-		var body io.ReadCloser
-		if hasBody(r) {
-			at.Replay = func() (failed error) {
-				body, failed = r.GetBody() // Replayable says that there is one
-				return failed
-			}
+		var again *replay
+		if t.out.retry != nil && hasBody(r) {
+			again = &replay{r: r}
+			at.Replay = again.get
 		}
 		next := x.Again(a, at)
 		if next == nil {
 			settled = true
-			if body != nil {
-				_ = body.Close() // nobody wants it any more
-			}
+			again.close() // nobody wants it any more
 			return settle(x, a, at, r, rt.resp, rt.err)
 		}
 		discard(rt.resp)
-		a, replay = next, body
+		a = next
+		if again != nil {
+			first.body = again.body
+		}
 	}
 }
 
-// roundTrip is what came of an attempt.
+// replay is the body of a request for another attempt.
+type replay struct {
+	r    *http.Request
+	body io.ReadCloser
+}
+
+// get has the body, which Replayable says can be had. Panics are seen to by
+// Again.
+func (b *replay) get() (err error) {
+	b.body, err = b.r.GetBody()
+	return err
+}
+
+func (b *replay) close() {
+	if b != nil && b.body != nil {
+		_ = b.body.Close()
+	}
+}
+
+// roundTrip is an attempt and what came of it.
 type roundTrip struct {
-	header http.Header // that was sent
+	r      *http.Request // of the caller
+	header http.Header   // that is sent
+	body   io.ReadCloser
 	sent   *sentBody
 	resp   *http.Response
 	err    error
 }
 
-func (t *transport) send(ctx context.Context, r *http.Request, header http.Header, body io.ReadCloser) roundTrip {
-	out := r.WithContext(ctx)
-	out.Header, out.Body = header, body
-	rt := roundTrip{header: header, sent: sending(out)}
+// Prepare makes the header, and has the body again for a second attempt.
+func (t *transport) Prepare(a *Exchange, lane RaceLane, rt roundTrip) (roundTrip, error) {
+	if lane == Second && hasBody(rt.r) {
+		var err error
+		if rt.body, err = getBody(rt.r); err != nil {
+			return rt, err
+		}
+	}
+	rt.header = a.OutgoingHeader()
+	return rt, nil
+}
+
+// Send makes an attempt.
+func (t *transport) Send(ctx context.Context, rt roundTrip) roundTrip {
+	out := rt.r.WithContext(ctx)
+	out.Header, out.Body = rt.header, rt.body
+	rt.sent = sending(out)
 	rt.resp, rt.err = t.base.RoundTrip(out)
 	if rt.err == nil && rt.resp == nil { // net/http makes an error of it, too
 		rt.err = errors.New("gatemesh: the transport returned neither a response nor an error")
@@ -126,14 +142,18 @@ func (t *transport) send(ctx context.Context, r *http.Request, header http.Heade
 	return rt
 }
 
-func (rt *roundTrip) judge(a *Exchange, r *http.Request) Attempt {
-	at := attemptOf(a, r, rt.resp, rt.err)
+// Judge describes an attempt.
+func (t *transport) Judge(a *Exchange, rt roundTrip) Attempt {
+	at := attemptOf(a, rt.r, rt.resp, rt.err)
 	rt.sent.judge(&at.Outcome, rt.err)
 	if rt.err != nil && !sendable(rt.header) {
 		at.Canceled, at.Code = true, Canceled // it never left, which is not the callee's fault
 	}
 	return at
 }
+
+// Drop lets go of an answer.
+func (t *transport) Drop(rt roundTrip) { discard(rt.resp) }
 
 // getBody is r.GetBody, whose panic is an error: it is foreign code.
 func getBody(r *http.Request) (body io.ReadCloser, err error) {

@@ -1,6 +1,10 @@
 package canary
 
-import "github.com/gatemesh-go/gatemesh"
+import (
+	"slices"
+
+	"github.com/gatemesh-go/gatemesh"
+)
 
 // choice is one among the backends of a route, with the shares of a rollout if
 // that is about two of them.
@@ -27,6 +31,9 @@ func pick(seed hash, c *gatemesh.Call, r *gatemesh.Route, rollout *Rollout) *gat
 		return &r.Backends[0]
 	}
 	point := seed.user(c).point()
+	if rollout == nil && r == c.Route() && !versions(r) {
+		point = seed.request(c).point()
+	}
 	i, into := choose(point, len(r.Backends), of.joint)
 	if i < 0 {
 		return nil
@@ -37,6 +44,11 @@ func pick(seed hash, c *gatemesh.Call, r *gatemesh.Route, rollout *Rollout) *gat
 		i = of.at[v]
 	}
 	return &r.Backends[i]
+}
+
+// versions reports whether some backend of r is a version of a service.
+func versions(r *gatemesh.Route) bool {
+	return slices.ContainsFunc(r.Backends, func(b gatemesh.WeightedDestination) bool { return b.Destination.Subset != "" })
 }
 
 // among returns where the versions of r are among the backends, if both are.

@@ -38,8 +38,7 @@ func (h hash) point() uint64 {
 
 // user hashes who makes the call: the subject with its issuer, else the
 // consumer, else the client's address. For an outbound call that is who made
-// the call that it is made for.
-// Addresses of IPv6 count by /64, which one host has to itself.
+// the call that it is made for. Addresses of IPv6 count by /64, which one host has to itself.
 func (h hash) user(c *gatemesh.Call) hash { return h.caller(c, 64/8) }
 
 // caller is user with so many bytes of an address of IPv6.
@@ -47,18 +46,34 @@ func (h hash) caller(c *gatemesh.Call, bytes int) hash {
 	if p := c.Parent(); p != nil && c.Principal() == nil {
 		c = p
 	}
-	if p := c.Principal(); p != nil {
-		switch {
-		case p.Subject() != "":
-			return h.add("subject").add(p.Issuer()).add(p.Subject())
-		case p.Consumer() != "":
-			return h.add("consumer").add(p.Consumer())
-		}
+	if h, ok := h.known(c); ok {
+		return h
 	}
 	if a := c.Client(); a.IsValid() {
 		return h.add("address").addr(a, bytes)
 	}
 	return h.add("request").add(c.RequestID()) // a Unix socket: nobody to stick to
+}
+
+// known hashes who makes the call, or reports false if that is not known.
+func (h hash) known(c *gatemesh.Call) (hash, bool) {
+	if p := c.Principal(); p != nil {
+		switch {
+		case p.Subject() != "":
+			return h.add("subject").add(p.Issuer()).add(p.Subject()), true
+		case p.Consumer() != "":
+			return h.add("consumer").add(p.Consumer()), true
+		}
+	}
+	return h, false
+}
+
+// request hashes who makes the call, or the call itself if that is not known.
+func (h hash) request(c *gatemesh.Call) hash {
+	if h, ok := h.known(c); ok {
+		return h
+	}
+	return h.add("request").add(c.RequestID())
 }
 
 // addr hashes an address, of IPv6 so many bytes of it.

@@ -15,6 +15,11 @@ import (
 // /64. A user therefore keeps one version for as long as the weights stay, on
 // every replica, and may get another one by signing in.
 //
+// Where the backends of a Route are services and not versions of one, as those of
+// an HTTPRoute are, the calls of nobody who is known are dealt one by one instead
+// of by address: the Gateway API counts requests, and behind one address there
+// may be a thousand users.
+//
 // The point at which a user stands between 0 and 1 is a hash of salt, service
 // and user, and each backend has a part of that line as long as its share. When
 // weights change, users move only across the ends that moved: of two backends,

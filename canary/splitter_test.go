@@ -401,3 +401,29 @@ func BenchmarkAdmit(b *testing.B) {
 		_, _ = s.Admit(ctx, c)
 	}
 }
+
+// The Gateway API counts requests: callers that nobody knows share the services
+// of a route one by one, also where all have one address. Known ones keep
+// theirs, and so does everybody the version of a service.
+func TestAnonymousCallsShareServices(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", nil)
+	services := []gatemesh.WeightedDestination{{Destination: gatemesh.Destination{Service: "a"}, Weight: 70}, {Destination: gatemesh.Destination{Service: "b"}, Weight: 30}}
+	versions := []gatemesh.WeightedDestination{{Destination: gatemesh.Destination{Service: "a", Subset: "v1"}, Weight: 70}, {Destination: gatemesh.Destination{Service: "a", Subset: "v2"}, Weight: 30}}
+	share := func(backends []gatemesh.WeightedDestination, who callOption) int {
+		first := 0
+		for i := range 10_000 {
+			id := func(in *gatemesh.CallInfo) { in.RequestID = fmt.Sprintf("r-%d", i) }
+			adm, err := s.Admit(t.Context(), call(t, who, id, from("192.0.2.1"), route("r", backends...)))
+			require.NoError(t, err)
+			if *adm.Destination == backends[0].Destination {
+				first++
+			}
+		}
+		return first
+	}
+	nobody := func(in *gatemesh.CallInfo) { in.Principal = nil }
+	assert.InDelta(t, 7_000, share(services, nobody), 200)
+	assert.Contains(t, []int{0, 10_000}, share(services, as("somebody")))
+	assert.Contains(t, []int{0, 10_000}, share(versions, nobody))
+}

@@ -79,23 +79,9 @@ func (c *Client) unary(ctx context.Context, method string, req, reply any, cc *g
 	}
 	err = errAborted // what a panic leaves behind
 	defer func() { finish(x, a, err) }()
-	race := gatemesh.Race[invoked]{
-		Prepare: func(a *gatemesh.Exchange, lane gatemesh.RaceLane) (func(context.Context) invoked, error) {
-			md := a.OutgoingHeader()
-			return func(ctx context.Context) invoked {
-				r := invoked{reply: reply, opts: opts}
-				if lane != gatemesh.Alone {
-					r = apart(reply, opts)
-				}
-				r.err = invoke(metadata.NewOutgoingContext(ctx, md), method, req, r.reply, cc, r.opts...)
-				return r
-			}, nil
-		},
-		Judge: func(a *gatemesh.Exchange, r invoked) gatemesh.Attempt { return attemptOf(a, r.err) },
-		Drop:  func(invoked) {},
-	}
+	first := invoked{method: method, req: req, reply: reply, cc: cc, invoke: invoke, opts: opts}
 	for {
-		won, at, r, _ := race.Run(x, a) // Prepare cannot fail
+		won, at, r, _ := gatemesh.Race[invoked]((*racer)(c), x, a, first) // Prepare cannot fail
 		a = won
 		next := x.Again(a, at)
 		if next == nil {

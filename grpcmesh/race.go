@@ -1,20 +1,53 @@
 package grpcmesh
 
 import (
+	"context"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/gatemesh-go/gatemesh"
 )
 
-// invoked is what came of an attempt of a unary call.
+// invoked is an attempt of a unary call and what came of it.
 type invoked struct {
-	reply any
-	opts  []grpc.CallOption
-	to    any // where the reply belongs, if reply is a place of its own
-	fill  []func()
-	err   error
+	method string
+	req    any
+	reply  any
+	cc     *grpc.ClientConn
+	invoke grpc.UnaryInvoker
+	opts   []grpc.CallOption
+	md     metadata.MD
+	to     any // where the reply belongs, if reply is a place of its own
+	fill   []func()
+	err    error
 }
+
+// racer makes the attempts of a Client.
+type racer Client
+
+// Prepare makes the metadata, and places for the results if there can be two.
+func (*racer) Prepare(a *gatemesh.Exchange, lane gatemesh.RaceLane, r invoked) (invoked, error) {
+	r.md = a.OutgoingHeader()
+	if lane != gatemesh.Alone {
+		r.apart()
+	}
+	return r, nil
+}
+
+// Send makes an attempt.
+func (*racer) Send(ctx context.Context, r invoked) invoked {
+	r.err = r.invoke(metadata.NewOutgoingContext(ctx, r.md), r.method, r.req, r.reply, r.cc, r.opts...)
+	return r
+}
+
+// Judge describes an attempt.
+func (*racer) Judge(a *gatemesh.Exchange, r invoked) gatemesh.Attempt { return attemptOf(a, r.err) }
+
+// Drop has nothing to do: what nobody wants is garbage.
+func (*racer) Drop(invoked) {}
 
 // separable reports whether two attempts of a call can run at the same time:
 // each needs a place of its own for what grpc-go writes.
@@ -34,9 +67,10 @@ func separable(reply any, opts []grpc.CallOption) bool {
 	return true
 }
 
-// apart returns places for the results of one of two attempts.
-func apart(reply any, opts []grpc.CallOption) invoked {
-	r := invoked{to: reply, reply: reply.(proto.Message).ProtoReflect().New().Interface(), opts: make([]grpc.CallOption, len(opts))}
+// apart makes places for the results of one of two attempts.
+func (r *invoked) apart() {
+	opts := r.opts
+	r.to, r.reply, r.opts = r.reply, r.reply.(proto.Message).ProtoReflect().New().Interface(), make([]grpc.CallOption, len(opts))
 	for i, o := range opts {
 		switch o := o.(type) {
 		case grpc.HeaderCallOption:
@@ -55,7 +89,6 @@ func apart(reply any, opts []grpc.CallOption) invoked {
 			r.opts[i] = o
 		}
 	}
-	return r
 }
 
 // deliver puts what an attempt brought where the caller looks for it.

@@ -53,7 +53,7 @@ func TestFaults(t *testing.T) {
 		// documents
 		"kind":          {hr, "kind: HTTPRoute", "kind: TLSRoute", hr + `:3: kind: "TLSRoute" of "gateway.networking.k8s.io/v1" is not supported by gatemesh, which reads Namespace of v1, ReferenceGrant of gateway.networking.k8s.io, Gateway of gateway.networking.k8s.io, HTTPRoute of gateway.networking.k8s.io, GRPCRoute of gateway.networking.k8s.io, VirtualService of networking.istio.io, DestinationRule of networking.istio.io, AuthorizationPolicy of security.istio.io, PeerAuthentication of security.istio.io, RequestAuthentication of security.istio.io`},
 		"list":          {hr, "kind: HTTPRoute", "kind: List\nitems: []", hr + `:3: kind: "List" is not supported; write each item as a document of its own, separated by ---`},
-		"version":       {hr, "k8s.io/v1", "k8s.io/v1alpha2", hr + ":2: " + inHR + `apiVersion: "gateway.networking.k8s.io/v1alpha2" is not supported; it must be gateway.networking.k8s.io/v1`},
+		"version":       {hr, "k8s.io/v1", "k8s.io/v1alpha2", hr + ":2: " + inHR + `apiVersion: "gateway.networking.k8s.io/v1alpha2" is not supported; it must be gateway.networking.k8s.io/v1 or gateway.networking.k8s.io/v1beta1`},
 		"istio version": {ap, "istio.io/v1beta1", "istio.io/v2", ap + ":2: " + inAP + `apiVersion: "security.istio.io/v2" is not supported; it must be security.istio.io/v1 or security.istio.io/v1beta1`},
 		"no kind":       {hr, "kind: HTTPRoute\n", "", hr + ":2: kind: is required"},
 		"no spec":       {dr, "spec:", "specs:", dr + ":2: " + inDR + "spec: is required\n" + dr + ":7: " + inDR + "specs: unknown field"},

@@ -103,15 +103,14 @@ spec:
 // There is no place where an unknown field is not noticed.
 func TestNoFieldIsIgnored(t *testing.T) {
 	t.Parallel()
-	docs := trees(t, whole(t))
-	var mappings []*yaml.Node
-	for _, d := range docs {
-		mappings = appendMappings(mappings, d)
+	mappings := 0
+	for _, d := range trees(t, whole(t)) {
+		for _, m := range appendMappings(nil, d) {
+			requireFieldNoticed(t, []*yaml.Node{d}, m)
+			mappings++
+		}
 	}
-	require.Greater(t, len(mappings), 170)
-	for _, m := range mappings {
-		requireFieldNoticed(t, docs, m)
-	}
+	require.Greater(t, mappings, 170)
 }
 
 func requireFieldNoticed(t *testing.T, docs []*yaml.Node, m *yaml.Node) {

@@ -201,7 +201,8 @@ func (set *Set) Listeners() []Listener {
 // [routing.Config.Listeners]. Ports say at which local port calls arrive that
 // are for a port of the Gateway, such as 8443 for 443 behind a Service; 0 is
 // every port. A port that is not in them is the local port itself, but for that
-// of a Gateway which has only one: its calls may arrive anywhere.
+// of a Gateway which has only one: its calls may arrive anywhere. Redirects name
+// the port of the Gateway, wherever that is.
 func (set *Set) RouteListeners(ports map[uint16]uint16) []routing.Listener {
 	var out []routing.Listener
 	list := set.Listeners()
@@ -211,7 +212,7 @@ func (set *Set) RouteListeners(ports map[uint16]uint16) []routing.Listener {
 		if !known && !single {
 			local = l.Port
 		}
-		out = append(out, routing.Listener{Name: l.Name, Position: l.Position, Hostname: l.Hostname, Port: local, TLS: l.HTTPS})
+		out = append(out, routing.Listener{Name: l.Name, Position: l.Position, Hostname: l.Hostname, Port: local, PublicPort: l.Port, TLS: l.HTTPS})
 	}
 	return out
 }

@@ -31,7 +31,7 @@ func TestLoadingIsLinear(t *testing.T) {
 		require.Len(t, set.Routes(), n)
 		return allocs / float64(n)
 	}
-	few, many := cost(500), cost(10_000)
+	few, many := cost(200), cost(2_000)
 	assert.Less(t, many, few*1.2, "allocations for each route")
 }
 

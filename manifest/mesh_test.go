@@ -395,12 +395,12 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: edge}
 		{Position: line(8), Name: "tls", Hostname: "a.example.com", Port: 443, HTTPS: true, Certificates: []string{"edge/one", "certs/two"}},
 	}, set.Listeners())
 	assert.Equal(t, []routing.Listener{
-		{Position: line(7), Name: "web", Port: 80},
-		{Position: line(8), Name: "tls", Hostname: "a.example.com", Port: 8443, TLS: true},
+		{Position: line(7), Name: "web", Port: 80, PublicPort: 80},
+		{Position: line(8), Name: "tls", Hostname: "a.example.com", Port: 8443, PublicPort: 443, TLS: true},
 	}, set.RouteListeners(map[uint16]uint16{443: 8443}))
 	one, err := manifest.Parse("a.yaml", []byte(oneGateway))
 	require.NoError(t, err)
-	assert.Equal(t, []routing.Listener{{Position: line(4), Name: "all"}}, one.RouteListeners(nil), "one port may be any")
+	assert.Equal(t, []routing.Listener{{Position: line(4), Name: "all", PublicPort: 80}}, one.RouteListeners(nil), "one port may be any")
 }
 
 // A reference into another namespace needs a grant there that fits in all parts.

@@ -77,8 +77,8 @@ func kinds() []kind {
 	return []kind{
 		kindOf("Namespace", "", func(s *Set) *[]*object[namespaceSpec] { return &s.namespaces }, "v1"),
 		kindOf("ReferenceGrant", "gateway.networking.k8s.io", func(s *Set) *[]*object[referenceGrantSpec] { return &s.referenceGrants }, "v1", "v1beta1"),
-		kindOf("Gateway", "gateway.networking.k8s.io", func(s *Set) *[]*object[gatewaySpec] { return &s.gateways }, "v1"),
-		kindOf("HTTPRoute", "gateway.networking.k8s.io", func(s *Set) *[]*object[httpRouteSpec] { return &s.httpRoutes }, "v1"),
+		kindOf("Gateway", "gateway.networking.k8s.io", func(s *Set) *[]*object[gatewaySpec] { return &s.gateways }, "v1", "v1beta1"),
+		kindOf("HTTPRoute", "gateway.networking.k8s.io", func(s *Set) *[]*object[httpRouteSpec] { return &s.httpRoutes }, "v1", "v1beta1"),
 		kindOf("GRPCRoute", "gateway.networking.k8s.io", func(s *Set) *[]*object[grpcRouteSpec] { return &s.grpcRoutes }, "v1"),
 		kindOf("VirtualService", "networking.istio.io", func(s *Set) *[]*object[virtualServiceSpec] { return &s.virtualServices }, "v1", "v1beta1", "v1alpha3"),
 		kindOf("DestinationRule", "networking.istio.io", func(s *Set) *[]*object[destinationRuleSpec] { return &s.destinationRules }, "v1", "v1beta1", "v1alpha3"),

@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"testing/synctest"
 	"time"
 
@@ -361,17 +363,18 @@ func TestWatcherClose(t *testing.T) {
 // The work of a look is bounded.
 func TestFolderLimits(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	large := &fstest.MapFile{Data: bytes.Repeat([]byte("#"), 1<<20)}
+	files := fstest.MapFS{}
 	for i := range 65 {
-		write(t, filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), strings.Repeat("#", 1<<20))
+		files[fmt.Sprintf("%d.yaml", i)] = large
 	}
-	_, err := manifest.LoadDir(dir)
-	require.EqualError(t, err, "manifest: the files in the folder "+dir+" are larger than 64 MiB")
+	_, err := manifest.LoadFS(files)
+	require.EqualError(t, err, "manifest: the files in the folder . are larger than 64 MiB")
 	for i := range 1001 {
-		write(t, filepath.Join(dir, fmt.Sprintf("%d.yaml", i)), "#")
+		files[fmt.Sprintf("%d.yaml", i)] = &fstest.MapFile{Data: []byte("#")}
 	}
-	_, err = manifest.LoadDir(dir)
-	require.EqualError(t, err, "manifest: there are more than 1000 files in the folder "+dir)
+	_, err = manifest.LoadFS(files)
+	require.EqualError(t, err, "manifest: there are more than 1000 files in the folder .")
 }
 
 func TestWatcherConfig(t *testing.T) {

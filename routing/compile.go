@@ -168,11 +168,16 @@ func (f *faults) rule(t *table, in *Route, at gatemesh.Position, field string, o
 	for i := range in.Backends {
 		b, of := &in.Backends[i], fmt.Sprintf("%s.Backends[%d]", field, i)
 		weights += uint64(b.Weight)
-		f.destination(at, of, b.Destination, ofService)
+		switch filtered := !b.Filters.none(); {
+		case !b.Unserved:
+			f.destination(at, of, b.Destination, ofService)
+		case filtered:
+			f.add(at, "%s is Unserved, so that its filters would be in vain", of)
+		}
 		r.ported.needed = r.ported.needed || ofService && b.Destination.Port == 0
 		r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{
 			Destination: b.Destination, Weight: b.Weight,
-			Rule: &backend{rule: r, filters: f.backendFilters(at, of, &b.Filters, in)},
+			Rule: &backend{rule: r, unserved: b.Unserved, filters: f.backendFilters(at, of, &b.Filters, in)},
 		})
 	}
 	if len(in.Backends) > 0 && weights == 0 {

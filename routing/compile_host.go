@@ -25,7 +25,7 @@ func (f *faults) listeners(in []Listener) []*listener {
 			f.add(l.Position, "%s.Name %q is taken by an earlier listener", field, l.Name)
 		}
 		names[l.Name] = true
-		compiled := &listener{name: l.Name, port: l.Port, tls: l.TLS, hosts: newHosts()}
+		compiled := &listener{name: l.Name, port: l.Port, public: l.PublicPort, tls: l.TLS, hosts: newHosts()}
 		valid := true
 		if l.Hostname != "" {
 			compiled.hostname, valid = f.hostname(l.Position, field+".Hostname", l.Hostname)

@@ -90,6 +90,9 @@ func (f *faults) conditions(at gatemesh.Position, field string, in *Match) *cond
 		authority: f.valueAt(at, field+".Authority", in.Authority),
 		protocol:  in.Protocol, port: in.Port, version: in.Version,
 	}
+	if s := in.Scheme; s != nil && s.Type == MatchExact && s.Value != "http" && s.Value != "https" {
+		f.add(at, "%s.Scheme.Value %q is neither http nor https", field, s.Value)
+	}
 	if in.Authority != nil && in.Authority.Type == MatchExact {
 		f.authority(at, field+".Authority", in.Authority.Value)
 	}

@@ -51,6 +51,10 @@ type Listener struct {
 	// Port is the local port at which calls arrive. Default: every port, also
 	// one that is not known.
 	Port uint16
+	// PublicPort is the port that clients connect to, which a redirect sends them
+	// back to: as 443 where a Service of Kubernetes maps it to 8443, or a flag
+	// does. Default: the local port at which the call has arrived.
+	PublicPort uint16
 	// TLS says that it serves calls on TLS connections, and else those on plain
 	// ones, whatever a proxy in front of us says about the client's. A call whose
 	// SNI belongs to another listener than its host is answered with 421; one
@@ -85,15 +89,22 @@ type Route struct {
 	AttemptTimeout time.Duration
 	Retry          *gatemesh.RetryPolicy
 	// Backends are where matching calls go, by weight. Required unless the
-	// filters answer; the weights must not all be 0.
+	// filters answer; the weights must not all be 0. A rule that is to answer 500
+	// to everything has one backend with [Backend.Unserved].
 	Backends []Backend
 }
 
 // A Backend is one of those that share the calls of a [Route].
 type Backend struct {
 	// Destination is where calls go. One with a subset is final: no [Service] is
-	// asked about it. Required.
+	// asked about it. Required, unless the backend is Unserved.
 	Destination gatemesh.Destination
+	// Unserved says that there is nobody to go to, as there is none for a
+	// backendRef of the Gateway API that is invalid or may not be referred to, nor
+	// for a rule all of whose weights are 0. The calls that belong to the backend
+	// are answered with 500, or Unavailable for gRPC; the others go on. No upstream
+	// has to serve the Destination, and it has no filters.
+	Unserved bool
 	// Weight is the share among the backends of the route. 0 is never chosen.
 	Weight uint32
 	// Filters are done to the calls that go here, after those of the route.
@@ -131,7 +142,7 @@ type Match struct {
 	Methods *ValueMatch
 	// Scheme and Authority match [gatemesh.Call.Scheme] and
 	// [gatemesh.Call.Authority], which is the host with its port unless that is
-	// the scheme's own. Default: every one.
+	// the scheme's own. The scheme is http or https. Default: every one.
 	Scheme, Authority *ValueMatch
 	// Port is the local port of the call. Default: every port.
 	Port uint16

@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -98,51 +99,63 @@ func (r *Router) corsHandler(next http.Handler) http.Handler {
 			next.ServeHTTP(w, req)
 			return
 		}
-		out, ok := gatemesh.Writer(w)
-		if !ok {
-			gatemesh.WriteDenial(w, req, denyNoCall)
-			return
-		}
-		from, one := call.Header().Only("Origin")
-		allowed := one && c.allows(from)
-		method, asks := call.Header().Only("Access-Control-Request-Method")
-		preflight := asks && call.Header().Count("Origin") > 0 && call.Method() == http.MethodOptions
-		out.Before(func(_ int, h http.Header) {
-			exposed := c.exposed(h)
-			for name := range h {
-				if strings.HasPrefix(name, corsFields) {
-					delete(h, name)
-				}
-			}
-			h.Add("Vary", "Origin")
-			if preflight {
-				h.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
-			}
-			if !allowed {
-				return
-			}
-			h.Set("Access-Control-Allow-Origin", from)
-			if c.credentials {
-				h.Set("Access-Control-Allow-Credentials", "true")
-			}
-			if exposed != "" {
-				h.Set("Access-Control-Expose-Headers", exposed)
-			}
-			if preflight {
-				c.permit(h, method, call.Header())
-			}
-		})
-		switch {
-		case !preflight:
-			next.ServeHTTP(w, req)
-		case !allowed:
-			r.observe(req.Context(), gatemesh.Event{Kind: gatemesh.EventDenied, Layer: "cors", Call: call, Denial: denyOrigin})
-			gatemesh.WriteDenial(w, req, denyOrigin)
-		default:
-			w.Header().Set("Content-Length", "0")
-			w.WriteHeader(http.StatusOK)
+		if !r.crossOrigin(w, req, call, c) {
+			next.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), corsKey{}, c)))
 		}
 	})
+}
+
+// corsKey finds in a context the cors that has been seen to.
+type corsKey struct{}
+
+// crossOrigin has the answer to req say what c allows, and answers preflight
+// requests. It reports whether it did.
+func (r *Router) crossOrigin(w http.ResponseWriter, req *http.Request, call *gatemesh.Call, c *cors) (answered bool) {
+	out, ok := gatemesh.Writer(w)
+	if !ok {
+		gatemesh.WriteDenial(w, req, denyNoCall)
+		return true
+	}
+	from, one := call.Header().Only("Origin")
+	allowed := one && c.allows(from)
+	method, asks := call.Header().Only("Access-Control-Request-Method")
+	preflight := asks && call.Header().Count("Origin") > 0 && call.Method() == http.MethodOptions
+	out.Before(func(_ int, h http.Header) {
+		exposed := c.exposed(h)
+		for name := range h {
+			if strings.HasPrefix(name, corsFields) {
+				delete(h, name)
+			}
+		}
+		h.Add("Vary", "Origin")
+		if preflight {
+			h.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
+		}
+		if !allowed {
+			return
+		}
+		h.Set("Access-Control-Allow-Origin", from)
+		if c.credentials {
+			h.Set("Access-Control-Allow-Credentials", "true")
+		}
+		if exposed != "" {
+			h.Set("Access-Control-Expose-Headers", exposed)
+		}
+		if preflight {
+			c.permit(h, method, call.Header())
+		}
+	})
+	switch {
+	case !preflight:
+		return false
+	case !allowed:
+		r.observe(req.Context(), gatemesh.Event{Kind: gatemesh.EventDenied, Layer: "cors", Call: call, Denial: denyOrigin})
+		gatemesh.WriteDenial(w, req, denyOrigin)
+	default:
+		w.Header().Set("Content-Length", "0")
+		w.WriteHeader(http.StatusOK)
+	}
+	return true
 }
 
 // cors returns what the stages say of other origins: the last one that says

@@ -39,7 +39,7 @@ func (f *faults) redirect(at gatemesh.Position, field string, in *Redirect, r *R
 
 // location returns where the request r of the call c is sent. It is absolute and
 // made of what was judged, so that no path can be taken for a host.
-func (d *redirect) location(r *http.Request, c *gatemesh.Call) (string, *gatemesh.Denial) {
+func (d *redirect) location(t *table, r *http.Request, c *gatemesh.Call) (string, *gatemesh.Denial) {
 	path, denial := d.path.apply(c.Path())
 	if denial != nil {
 		return "", denial
@@ -55,7 +55,7 @@ func (d *redirect) location(r *http.Request, c *gatemesh.Call) (string, *gatemes
 		host = authority(c.Host(), "")
 	}
 	if port == "" && d.scheme == "" {
-		port = arrivedAt(r, c)
+		port = t.askedAt(r, c)
 	}
 	if port == defaultPort(scheme) {
 		port = ""
@@ -73,14 +73,23 @@ func (d *redirect) location(r *http.Request, c *gatemesh.Call) (string, *gatemes
 	return scheme + "://" + host + path + query, nil
 }
 
-// arrivedAt returns the port that the client has asked at. Behind a proxy that
-// ends TLS it is not ours.
-func arrivedAt(r *http.Request, c *gatemesh.Call) string {
-	if p := c.LocalPort(); p != 0 && c.Encrypted() == (c.Scheme() == "https") {
+// askedAt returns the port that the client has asked at: that of the listener,
+// as the Gateway API wants it. Behind a proxy that ends TLS it is not ours.
+func (t *table) askedAt(r *http.Request, c *gatemesh.Call) string {
+	if p := t.publicPort(c); p != 0 && c.Encrypted() == (c.Scheme() == "https") {
 		return strconv.Itoa(int(p))
 	}
 	_, port, _ := gatemesh.CanonicalHost(r.Host) // which Entry has judged
 	return port
+}
+
+func (t *table) publicPort(c *gatemesh.Call) uint16 {
+	if t.listeners != nil {
+		if l, err := t.listeners.of(c); err == nil && l != nil && l.public != 0 {
+			return l.public
+		}
+	}
+	return c.LocalPort()
 }
 
 func defaultPort(scheme string) string {
@@ -144,12 +153,12 @@ func (f *faults) answer(at gatemesh.Position, field string, in *Response) *answe
 }
 
 // serve answers with the redirect or response of a stage.
-func (s *stages) serve(w http.ResponseWriter, r *http.Request, c *gatemesh.Call) *gatemesh.Denial {
+func (s *stages) serve(w http.ResponseWriter, r *http.Request, d *dispatch) *gatemesh.Denial {
 	h := w.Header()
 	for _, f := range s.all[:s.n] {
 		switch {
 		case f.redirect != nil:
-			location, denial := f.redirect.location(r, c)
+			location, denial := f.redirect.location(d.table, r, d.call)
 			if denial != nil {
 				return denial
 			}

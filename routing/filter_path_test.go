@@ -228,6 +228,23 @@ func TestRedirectBehindProxy(t *testing.T) {
 	}
 }
 
+// TestRedirectToThePublicPort: where a port is mapped, clients know the public
+// one alone; and a call that came by another port is sent back to its own.
+func TestRedirectToThePublicPort(t *testing.T) {
+	t.Parallel()
+	listeners := []routing.Listener{{Name: "a", Port: 8080, PublicPort: 80}, {Name: "b", Port: 8081, PublicPort: 8000}, {Name: "c"}}
+	h := gateway{cfg: routing.Config{Listeners: listeners, Routes: []routing.Route{
+		{Name: "r", Filters: routing.Filters{Redirect: &routing.Redirect{Path: routing.PathChange{Full: "/y"}}}},
+	}}}.handler(t)
+	for port, want := range map[int]string{8080: "http://h/y", 8081: "http://h:8000/y", 8082: "http://h:8082/y"} {
+		req := httptest.NewRequest("GET", "/x", nil)
+		req.Host = "h"
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req.WithContext(withLocal(req, port)))
+		assert.Equal(t, want, w.Header().Get("Location"))
+	}
+}
+
 // TestKEY03_RedirectKeepsNoCredential: a token in the query is not for another
 // host, nor for plain text.
 func TestKEY03_RedirectKeepsNoCredential(t *testing.T) {

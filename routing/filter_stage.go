@@ -101,6 +101,22 @@ func (s *stages) changeResponse(h http.Header) {
 	}
 }
 
+// late does what the stages say of the answer whoever gives it, and layers before
+// the proxy could not know: the rule of the service may have been chosen behind
+// them. It reports whether it has answered.
+func (p *proxy) late(w http.ResponseWriter, r *http.Request, d *dispatch) (answered bool) {
+	if of := d.call.ServiceRoute(); of != nil {
+		if own, ok := of.Rule.(*rule); ok && own.filters != nil && own.filters.lifecycle != nil {
+			announce(w, own.filters.lifecycle)
+		}
+	}
+	c := d.stages.cors()
+	if c == nil || r.Context().Value(corsKey{}) == c {
+		return false
+	}
+	return p.router.crossOrigin(w, r, d.call, c)
+}
+
 // setPath gives u a canonical path.
 func setPath(u *url.URL, path string) {
 	u.Path, _ = url.PathUnescape(path) // canonical paths unescape
@@ -131,7 +147,7 @@ func (p *proxy) filter(d *dispatch) *gatemesh.Denial {
 
 // answer answers the call of d by itself.
 func (p *proxy) answer(w http.ResponseWriter, r *http.Request, d *dispatch) {
-	if denial := d.stages.serve(w, r, d.call); denial != nil {
+	if denial := d.stages.serve(w, r, d); denial != nil {
 		p.report(d.Context, d.call, denial)
 		gatemesh.WriteDenial(w, r, denial)
 	}

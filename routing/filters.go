@@ -29,7 +29,8 @@ type Filters struct {
 	Rewrite *Rewrite
 	// Mirrors get copies of the requests. Their answers are thrown away.
 	Mirrors []Mirror
-	// CORS lets pages of other origins call. It needs [Router.CORS] in the chain.
+	// CORS lets pages of other origins call. Without [Router.CORS] in the chain,
+	// whoever asks for a credential there refuses the preflight requests.
 	CORS *CORS
 	// Fault delays and refuses calls on purpose.
 	Fault *Fault
@@ -107,8 +108,9 @@ type Rewrite struct {
 //
 // Nobody waits for a mirror. A body is copied while it streams to the upstream
 // and sent when it has come to its end. There is no copy of a request whose body
-// is longer than 64 KiB or takes more than 10 s, that upgrades its connection,
-// or that comes while 128 other copies are under way; a copy ends after 10 s.
+// is longer than 64 KiB, takes more than 10 s or is not wanted to its end by the
+// upstream, that upgrades its connection, or that comes while 128 other copies
+// are under way; a copy ends after 10 s.
 type Mirror struct {
 	Destination gatemesh.Destination // required; an upstream must serve it
 	// Numerator of Denominator requests are copied. Default: all, which is 0 of 0.
@@ -119,6 +121,9 @@ type Mirror struct {
 // answers, as the Fetch standard says. Preflight requests are answered by
 // [Router.CORS], before anybody asks who the caller is; what the upstream says
 // of it in Access-Control-* fields is taken off. Origins are echoed, never "*".
+// What that layer could not know, because it is not in the chain or the rule of
+// the service was chosen behind it, is done by [Router.Proxy]: no preflight
+// request is ever forwarded by a route with CORS.
 type CORS struct {
 	// AllowOrigins are origins such as "https://app.example.com", or with "*"
 	// for the whole or the leftmost labels of the host: "https://*.example.com"

@@ -69,7 +69,7 @@ func TestAZ03_JudgedIsForwarded(t *testing.T) {
 
 		r := rand.New(rand.NewPCG(3, 4))
 		forwarded, refused := 0, 0
-		for range 10_000 {
+		for range unlessRacing(34_000, 4000) {
 			target := "/" + pieces(r, pathPieces, 5)
 			if q := pieces(r, queryPieces, 5); q != "" || r.IntN(8) == 0 {
 				target += "?" + q
@@ -104,8 +104,8 @@ func TestAZ03_JudgedIsForwarded(t *testing.T) {
 			require.NoError(t, err, text)
 			require.Equal(t, judged.Path(), path, text)
 		}
-		assert.Greater(t, forwarded, 1000)
-		assert.Greater(t, refused, 1000)
+		assert.Greater(t, forwarded, 400)
+		assert.Greater(t, refused, 400)
 	}
 }
 

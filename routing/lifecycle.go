@@ -60,6 +60,23 @@ func (f *faults) lifecycle(at gatemesh.Position, field string, in *Lifecycle) *l
 	return l
 }
 
+// announce puts the fields of l on the answer that w writes.
+func announce(w http.ResponseWriter, l *lifecycle) {
+	out, ok := gatemesh.Writer(w)
+	if !ok { // there is a Call, which only a chain makes
+		return
+	}
+	out.Before(func(_ int, h http.Header) {
+		for _, f := range l.fields {
+			if f.Name == "Link" {
+				h.Add(f.Name, f.Value)
+			} else {
+				h.Set(f.Name, f.Value)
+			}
+		}
+	})
+}
+
 // link returns a field of RFC 8288 §3.
 func (f *faults) link(at gatemesh.Position, field, target, relation string) gatemesh.Field {
 	u, err := url.Parse(target)

@@ -32,7 +32,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 			}
 		}
 	}
-	require.NoError(t, leaktest.Check(1000, func() {
+	require.NoError(t, leaktest.Check(unlessRacing(1000, 200), func() {
 		r, use := start()
 		use()
 		require.NoError(t, r.Update(cfg))

@@ -30,6 +30,7 @@ type listenerGroup struct {
 type listener struct {
 	name, hostname string
 	port           uint16
+	public         uint16 // 0 is the local port
 	tls            bool
 	hosts          *hosts
 }

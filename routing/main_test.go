@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -22,6 +23,25 @@ import (
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// unlessRacing returns n, or less under the race detector.
+func unlessRacing[T int | int64 | uint64](n, less T) T {
+	if racing {
+		return less
+	}
+	return n
+}
+
+// receive returns what comes from ch, which must not take for ever.
+func receive[T any](t testing.TB, ch <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(time.Minute):
+		t.Fatal("nothing has come in a minute")
+	}
+	return v
+}
 
 // backend is the one destination of most tests.
 var backend = gatemesh.Destination{Service: "user-service", Namespace: "production", Port: 8080}

@@ -267,7 +267,7 @@ func TestMatrix(t *testing.T) {
 func (c *cell) gRPC(t *testing.T) {
 	t.Helper()
 	if c.upstream.tls {
-		return // TestMatrixGRPCOverTLS
+		return // TestGRPCOverTLS
 	}
 	us := at(c.upstream.scheme + "://" + echoRPC(t))
 	addr, trust := c.client.serve(t, gateway{cfg: routing.Config{Upstreams: us}}.handler(t))
@@ -299,4 +299,33 @@ func (c *cell) websocket(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "hello\n", got)
 	require.NoError(t, conn.Close())
+}
+
+// TestGRPCOverTLS: an upstream with https is asked over the HTTP/2 that TLS has
+// negotiated, by whatever way the call has come.
+func TestGRPCOverTLS(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(nil)
+	server.EnableHTTP2 = true
+	server.StartTLS() // for its certificate
+	trust := server.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	cert := server.TLS.Certificates
+	server.Close()
+	trust.NextProtos = nil
+	upstream := echoRPC(t, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: cert})))
+	for _, client := range wireForms[1:] {
+		t.Run(client.name, func(t *testing.T) {
+			t.Parallel()
+			us := at("https://" + upstream)
+			own := wireForms[1].client(t, trust.Clone())
+			own.Protocols.SetHTTP1(true) // as an upstream may speak either
+			us[0].Transport = own
+			addr, clientTrust := client.serve(t, gateway{cfg: routing.Config{Upstreams: us}}.handler(t))
+			creds := insecure.NewCredentials()
+			if clientTrust != nil {
+				creds = credentials.NewTLS(clientTrust)
+			}
+			checkRPC(t, dialRPC(t, addr, grpc.WithTransportCredentials(creds), grpc.WithAuthority("example.com")))
+		})
+	}
 }

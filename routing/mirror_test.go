@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -80,7 +81,7 @@ func TestMirror(t *testing.T) {
 		require.Equal(t, 200, w.Code)
 		assert.NotContains(t, w.Header(), "X-Mirror", "the answer of a mirror is nobody's")
 		for range 2 {
-			c := <-got
+			c := receive(t, got)
 			assert.Equal(t, "POST", c.method)
 			assert.Equal(t, "/v2?x=1", c.uri, "as it is sent to the upstream")
 			assert.Equal(t, "inside.example", c.host, "and not marked")
@@ -110,7 +111,7 @@ func TestMirrorShare(t *testing.T) {
 		r := f.router(t)
 		require.Equal(t, 200, do(t, f.behind(t, r), "GET", "/").StatusCode)
 		if tt.want == 1 {
-			<-got
+			receive(t, got)
 		}
 		require.NoError(t, r.Close()) // waits for what is under way
 		assert.Empty(t, got, "%v", tt)
@@ -150,7 +151,7 @@ func TestMirrorIsGivenUp(t *testing.T) {
 		<-r.Context().Done() // until Close
 		return nil, r.Context().Err()
 	}), http.NoBody).Code)
-	<-stuck
+	receive(t, stuck)
 }
 
 // TestMirrorFlood: a stuck mirror holds no more than its slots, and the calls go on.
@@ -195,7 +196,10 @@ func TestMirrorOverWire(t *testing.T) {
 	shadowed := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		got <- gotCopy{method: r.Method, body: string(gatemesh.Must(io.ReadAll(r.Body))), host: r.Proto, header: r.Header}
 	}))
-	f := filtered{route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: append(at(serve(t, echo)), routing.Upstream{Service: shadow.Service, URL: shadowed})}}
+	// It reads before it answers: a body that the upstream does not want to its end
+	// is not copied.
+	reads := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	f := filtered{route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: append(at(serve(t, reads)), routing.Upstream{Service: shadow.Service, URL: shadowed})}}
 	url := serve(t, f.handler(t))
 	for _, tt := range []struct{ contentType, proto string }{{"text/plain", "HTTP/1.1"}, {"application/grpc", "HTTP/2.0"}} {
 		tr := &http.Transport{DisableKeepAlives: true, Protocols: new(http.Protocols)}
@@ -211,9 +215,34 @@ func TestMirrorOverWire(t *testing.T) {
 		require.NoError(t, err)
 		_, _ = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close()
-		c := <-got
+		c := receive(t, got)
 		assert.Equal(t, "\x00\x00\x00\x00\x01x", c.body)
 		assert.Equal(t, tt.proto, c.host)
 		tr.CloseIdleConnections()
 	}
+}
+
+// TestMirrorOfUnwantedBody: what the upstream does not want to its end, has no
+// copy, and holds no slot.
+func TestMirrorOfUnwantedBody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refuses := roundTripper(func(r *http.Request) (*http.Response, error) {
+			_, _ = io.ReadFull(r.Body, make([]byte, 2))
+			_ = r.Body.Close()
+			return &http.Response{StatusCode: 401, Body: http.NoBody, Header: http.Header{}, Request: r}, nil
+		})
+		f := filtered{upstream: refuses, route: routing.Route{Filters: mirrored()}, cfg: routing.Config{Upstreams: shadowAt(roundTripper(func(*http.Request) (*http.Response, error) {
+			t.Error("there must be no copy")
+			return nil, io.ErrUnexpectedEOF
+		}))}}
+		r := f.router(t)
+		h := f.behind(t, r)
+		for range 200 { // more than there are slots
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader("body"))))
+			assert.Equal(t, 401, w.Code)
+		}
+		assert.Zero(t, r.Copies())
+	})
 }

@@ -2,7 +2,4 @@
 
 package routing_test
 
-// streamed is how much TestPX07 sends each way.
-const streamed = 1 << 30
-
-const racing = 0
+const racing = false

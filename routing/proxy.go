@@ -14,12 +14,16 @@ import (
 )
 
 var (
-	denyNoCall      = gatemesh.Deny(gatemesh.Internal, "no_call", "The request could not be processed.")
-	denyNoChoice    = gatemesh.Deny(gatemesh.Internal, "no_destination", "The request could not be processed.")
-	denyChanged     = gatemesh.Deny(gatemesh.Internal, "request_changed", "The request could not be processed.")
-	denyNoUpstream  = gatemesh.Deny(gatemesh.Unavailable, "no_upstream", "The service is not available.")
-	denyNoHost      = gatemesh.Deny(gatemesh.InvalidArgument, "host_required", "The request must name a host.")
-	denyMethod      = gatemesh.Deny(gatemesh.Unimplemented, "method_not_forwarded", "The method is not forwarded.")
+	denyNoCall     = gatemesh.Deny(gatemesh.Internal, "no_call", "The request could not be processed.")
+	denyNoChoice   = gatemesh.Deny(gatemesh.Internal, "no_destination", "The request could not be processed.")
+	denyChanged    = gatemesh.Deny(gatemesh.Internal, "request_changed", "The request could not be processed.")
+	denyNoUpstream = gatemesh.Deny(gatemesh.Unavailable, "no_upstream", "The service is not available.")
+	denyNoHost     = gatemesh.Deny(gatemesh.InvalidArgument, "host_required", "The request must name a host.")
+	denyMethod     = gatemesh.Deny(gatemesh.Unimplemented, "method_not_forwarded", "The method is not forwarded.")
+	denyUnserved   = refusal{
+		gatemesh.Deny(gatemesh.Internal, "backend_invalid", "The request could not be processed."),
+		gatemesh.Deny(gatemesh.Unavailable, "backend_invalid", "The service is not available."),
+	}
 	denyUnreachable = &gatemesh.Denial{
 		Code: gatemesh.Unavailable, Status: http.StatusBadGateway,
 		Reason: "upstream_unreachable", Detail: "The service could not be reached.",
@@ -53,7 +57,8 @@ var (
 // It answers 400 if the request's body is malformed, 408 if it does not come
 // within the server's time, 502 if the upstream cannot be reached, 503 if nobody serves the
 // destination, 504 at the deadline, and 500 if no destination was chosen, as
-// when a route has several backends and no layer picks one, or if a middleware
+// when a route has several backends and no layer picks one, if the backend that
+// was chosen is one with [Backend.Unserved], or if a middleware
 // has changed method, host, path or query after they were judged. CONNECT and
 // TRACE are refused: the answer to TRACE would show the caller the identity
 // that we sent. Denials of outbound gates are passed on.
@@ -85,7 +90,11 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d := &dispatch{Context: r.Context(), call: gatemesh.FromContext(r.Context())}
-	if denial := p.plan(d, r); denial != nil {
+	denial := p.plan(d, r)
+	if d.stages.n > 0 && p.late(w, r, d) {
+		return
+	}
+	if denial != nil {
 		p.report(d.Context, d.call, denial)
 		gatemesh.WriteDenial(w, r, denial)
 		return
@@ -159,6 +168,9 @@ func (p *proxy) plan(d *dispatch, r *http.Request) *gatemesh.Denial {
 		}
 	}
 	d.stages = stagesOf(c)
+	if unserved(c.Backend()) || unserved(c.ServiceBackend()) {
+		return denyUnserved.of(c)
+	}
 	if denial := p.filter(d); denial != nil || d.stages.answer() {
 		return denial
 	}
@@ -204,17 +216,19 @@ func denialOf(ctx *dispatch, err error) (d *gatemesh.Denial, reported bool) {
 	if errors.As(err, &tooLarge) { // by a middleware that limits request bodies
 		return denyTooLarge.WithCause(err), false
 	}
+	cause := ctx.unreadable.Load()
+	if cause != nil && errors.Is(*cause, os.ErrDeadlineExceeded) {
+		// Of the server that reads it, which then ends the context as if the client
+		// had gone.
+		return denySlowBody.WithCause(*cause), false
+	}
 	if ctx.limited && timedOut(ctx, err) {
 		return denyTimeout.WithCause(err), false
 	}
 	if d = gatemesh.AsDenial(ctx, err); d.Code != gatemesh.Internal {
 		return d, false
 	}
-	switch cause := ctx.unreadable.Load(); {
-	case cause == nil:
-	case errors.Is(*cause, os.ErrDeadlineExceeded): // of the server that reads it
-		return denySlowBody.WithCause(*cause), false
-	default:
+	if cause != nil {
 		return denyBody.WithCause(*cause), false
 	}
 	return denyUnreachable.WithCause(err), false

@@ -130,7 +130,7 @@ func (r *Router) Admit(_ context.Context, c *gatemesh.Call) (adm gatemesh.Admiss
 // leaves no choice either.
 func (t *table) choose(adm *gatemesh.Admission, c *gatemesh.Call, only *gatemesh.WeightedDestination) error {
 	s := t.serviceOf(&only.Destination)
-	if s == nil {
+	if s == nil || unserved(only) {
 		adm.Backend, adm.Destination = only, &only.Destination
 		return nil
 	}

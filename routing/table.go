@@ -35,8 +35,18 @@ type rule struct {
 
 // backend is a compiled Backend, as the Rule of its WeightedDestination.
 type backend struct {
-	rule    *rule
-	filters *filters // nil if there are none
+	rule     *rule
+	unserved bool     // there is nobody
+	filters  *filters // nil if there are none
+}
+
+// unserved reports whether b is a backend of ours behind which there is nobody.
+func unserved(b *gatemesh.WeightedDestination) bool {
+	if b == nil {
+		return false
+	}
+	own, ok := b.Rule.(*backend)
+	return ok && own.unserved
 }
 
 // match returns the rule for the call of s, or nil. The error is a refusal

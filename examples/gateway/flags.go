@@ -41,12 +41,15 @@ type options struct {
 	identityKey                      string
 	meshCert, meshKey, meshCA        string
 	lameDuck, drain                  time.Duration
+	rollouts                         rolloutFlag
+	rolloutState                     string
 
 	// For tests.
 	started  func(map[string]net.Addr)
 	resolver *net.Resolver // asks the DNS
 	cooldown time.Duration // between two fetches of keys
 	reread   time.Duration // between two looks at the files that are followed
+	turn     time.Duration // between two looks of a rollout at what it knows
 }
 
 func parseFlags(args []string, w io.Writer) (*options, error) {
@@ -54,7 +57,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.Var(&o.listen, "listen", "`address` of the front door (default :8080); or PORT=ADDRESS, repeatable, for each port of the Gateway in -manifests, as -listen 80=:8080 -listen 443=:8443. Listeners of HTTPS speak TLS, those of HTTP do not")
-	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config and, with -identity-key, its public key at /jwks.json")
+	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config; with -rollout, a page at /rollouts that shows them and lets whoever reaches it pause, resume, promote and roll back; and with -identity-key its public key at /jwks.json")
 	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, GRPCRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
@@ -87,6 +90,8 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.StringVar(&o.meshCert, "mesh-cert", "", "PEM `file` of our SPIFFE certificate; upstreams at https URLs are then called with mutual TLS and must be who they are expected to be")
 	fs.StringVar(&o.meshKey, "mesh-key", "", "PEM `file` of its key")
 	fs.StringVar(&o.meshCA, "mesh-ca", "", "PEM `file` of the trust domain's roots")
+	fs.Var(&o.rollouts, "rollout", rolloutUsage)
+	fs.StringVar(&o.rolloutState, "rollout-state", "", "`folder` that keeps where the rollouts are; gateways that share it agree. Required with -rollout")
 	o.drain = 20 * time.Second
 	fs.Var((*durationFlag)(&o.lameDuck), "lame-duck", "how long, as a `duration`, /readyz refuses before the listeners close")
 	fs.Var((*durationFlag)(&o.drain), "drain", "how long, as a `duration`, running requests may take after that")
@@ -102,7 +107,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	}
 	var empty []error
 	fs.Visit(func(f *flag.Flag) {
-		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "listen" && f.Name != "trusted-proxies" {
+		if f.Value.String() == "" && f.DefValue == "" && f.Name != "upstream" && f.Name != "listen" && f.Name != "rollout" && f.Name != "trusted-proxies" {
 			// As "$UNSET" in a script, which must not turn a guard off.
 			empty = append(empty, fmt.Errorf("-%s is given and empty", f.Name))
 		}
@@ -190,9 +195,12 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 	err = errors.Join(o.byList(b, observer), o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
 		o.secure(b, b.edge.Upstreams), o.checkPlainText(o.upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
-	err = errors.Join(err, o.buildListeners(b), o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin())
+	err = errors.Join(err, o.buildListeners(b), o.buildManifests(b, observer), o.checkUpstreams(b), o.checkAdmin(), o.checkRollouts(b))
 	if o.drain == 0 {
 		err = errors.Join(err, errors.New("-drain must be longer than 0"))
+	}
+	if err == nil {
+		err = o.startRollouts(b, observer)
 	}
 	if err != nil {
 		b.close()

@@ -36,33 +36,38 @@ type sent struct {
 	err error     // why there is no good answer
 }
 
-// TestDrain sends a real SIGTERM to a real process under load: whatever was
-// sent before its listener closed is answered, /readyz says in time that no
-// more is wanted, and the process ends by itself with 0.
-func TestDrain(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
+// build builds the gateway as it is shipped.
+func build(t *testing.T) string {
+	t.Helper()
 	bin := filepath.Join(t.TempDir(), "gateway")
-	output, err := exec.CommandContext(ctx, "go", "build", "-o", bin, ".").CombinedOutput()
+	output, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".").CombinedOutput()
 	require.NoError(t, err, string(output))
-	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n, _ := io.Copy(io.Discard, r.Body) // a short count is what the client sees
-		_, _ = fmt.Fprint(w, n)
-	}))
-	defer behind.Close()
+	return bin
+}
 
-	cmd := exec.CommandContext(ctx, bin, "-listen", "127.0.0.1:0", "-health", "127.0.0.1:0",
-		"-upstream", "default="+behind.URL, "-lame-duck", "1s", "-drain", "5s")
-	out, err := cmd.StderrPipe()
+// process is a gateway in a process of its own.
+type process struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	addrs map[string]string // by server
+	last  chan []logLine    // what it logs after it listens
+	ended bool
+}
+
+// startProcess returns a gateway that listens at two addresses.
+func startProcess(t *testing.T, bin string, args ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	p := &process{t: t, cmd: exec.CommandContext(ctx, bin, args...), addrs: map[string]string{}, last: make(chan []logLine, 1)}
+	out, err := p.cmd.StderrPipe()
 	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	ended := false
-	defer func() {
-		if !ended { // a failed test leaves no process behind
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+	require.NoError(t, p.cmd.Start())
+	t.Cleanup(func() {
+		cancel()
+		if !p.ended { // a failed test leaves no process behind
+			_ = p.cmd.Wait()
 		}
-	}()
+	})
 	log := make(chan logLine)
 	go func() {
 		defer close(log)
@@ -73,22 +78,50 @@ func TestDrain(t *testing.T) {
 			}
 		}
 	}()
-	addrs := map[string]string{}
-	for len(addrs) < 2 {
+	for len(p.addrs) < 2 {
 		l, ok := <-log
 		require.True(t, ok, "the gateway ended before it listened")
 		if l.Msg == "listening" {
-			addrs[l.Server] = l.Addr
+			p.addrs[l.Server] = l.Addr
 		}
 	}
-	last := make(chan []logLine, 1)
 	go func() {
 		var all []logLine
 		for l := range log {
 			all = append(all, l)
 		}
-		last <- all
+		p.last <- all
 	}()
+	return p
+}
+
+// end sends SIGTERM and returns what was logged since it listens.
+func (p *process) end() []logLine {
+	p.t.Helper()
+	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGTERM))
+	lines := <-p.last // to the end of its log, before Wait closes the pipe
+	err := p.cmd.Wait()
+	p.ended = true
+	assert.NoError(p.t, err)
+	assert.Equal(p.t, 0, p.cmd.ProcessState.ExitCode())
+	return lines
+}
+
+// TestDrain sends a real SIGTERM to a real process under load: whatever was
+// sent before its listener closed is answered, /readyz says in time that no
+// more is wanted, and the process ends by itself with 0.
+func TestDrain(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	behind := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body) // a short count is what the client sees
+		_, _ = fmt.Fprint(w, n)
+	}))
+	defer behind.Close()
+
+	p := startProcess(t, build(t), "-listen", "127.0.0.1:0", "-health", "127.0.0.1:0",
+		"-upstream", "default="+behind.URL, "-lame-duck", "1s", "-drain", "5s")
+	addrs := p.addrs
 
 	const callers, warm = 8, 20
 	var load, ready sync.WaitGroup
@@ -109,12 +142,7 @@ func TestDrain(t *testing.T) {
 	assert.Equal(t, http.StatusOK, probe(ctx, addrs["health"]))
 	var unready time.Time
 	load.Go(func() { unready = refuses(ctx, addrs["health"]) })
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	lines := <-last // to the end of its log, before Wait closes the pipe
-	err = cmd.Wait()
-	ended = true
-	assert.NoError(t, err)
-	assert.Equal(t, 0, cmd.ProcessState.ExitCode())
+	lines := p.end()
 	load.Wait()
 
 	closing := slices.IndexFunc(lines, func(l logLine) bool { return l.Msg == "closing listeners" })

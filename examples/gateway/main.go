@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/examples/gateway/edge"
 	"github.com/gatemesh-go/gatemesh/serve"
 	"github.com/gatemesh-go/gatemesh/trace"
@@ -75,7 +76,10 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		if b.minter != nil {
 			admin.Handle("GET /jwks.json", b.minter.JWKSHandler())
 		}
-		servers = append(servers, serve.Server{Name: "admin", Addr: o.admin, Handler: admin})
+		if len(b.edge.Rollouts) > 0 {
+			admin.Handle("/rollouts", canary.NewPage(canary.PageConfig{Rollouts: b.edge.Rollouts, Actions: true}))
+		}
+		servers = append(servers, serve.Server{Name: "admin", Addr: o.admin, Handler: localOnly(admin)})
 	}
 	return serve.Run(ctx, serve.Config{
 		Servers: servers, Health: o.health, Ready: b.ready.check, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: o.started,

@@ -42,6 +42,7 @@ var acts = []act{
 	{"k", "services and gateway replaced under load", "lame duck and drain", actDrain},
 	{"l", "a canary raised from 10 % to 25 % under load", "the salt that deals users", actWeight},
 	{"m", "payment-service scaled from two to four, and one killed", "lookups and retries", actScale},
+	{"n", "a bad v2 that is rolled back by itself", "the analysis of error rates", actRollout},
 }
 
 func actGoodToken(ctx context.Context, p *platform, r *report) error {

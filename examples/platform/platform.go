@@ -51,6 +51,7 @@ type platform struct {
 	gateway   *gateway // the one that serves
 	edge      *edgeSide
 	http      *http.Client // of the gateway
+	flaw      flaw         // of user-service v2
 
 	mu     sync.Mutex
 	closes []io.Closer
@@ -114,7 +115,7 @@ func (p *platform) services() []struct {
 		more int
 	}{
 		{service{name: "user-service", version: "v1", handler: userService(log("user-service"))}, 0},
-		{service{name: "user-service", version: "v2", handler: userService(log("user-service"))}, 0},
+		{service{name: "user-service", version: "v2", handler: p.flaw.in(userService(log("user-service")))}, 0},
 		{paymentService(log("payment-service")), 1},
 		{service{name: "inventory-service", handler: inventoryService(log("inventory-service"))}, 0},
 		{service{name: "order-service", handler: orderService(log("order-service"))}, 0},

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -44,6 +45,10 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	// Outbound gates judge calls to services, such as the identity minter.
 	Outbound []gatemesh.Layer
+	// Rollouts decide the shares of the subsets that they are about, and learn
+	// from every attempt, behind Outbound. They need Manifests, and are closed by
+	// whoever made them. Default: none.
+	Rollouts []*canary.Rollout
 	// Replace puts a gate of another kind in the place of a layer; a nil Gate
 	// leaves the layer out. The platform uses it to show what happens without.
 	Replace map[string]gatemesh.Gate
@@ -80,8 +85,12 @@ type parts struct {
 }
 
 func (cfg *Config) parts() *parts {
+	outbound := slices.Clone(cfg.Outbound)
+	for _, r := range cfg.Rollouts { // last, where they also see what a retry hides
+		outbound = append(outbound, r.Layer())
+	}
 	p := &parts{
-		routes:   routing.Config{Upstreams: cfg.Upstreams, Outbound: cfg.Outbound, Observer: cfg.Observer},
+		routes:   routing.Config{Upstreams: cfg.Upstreams, Outbound: outbound, Observer: cfg.Observer},
 		client:   ratelimit.Config{Name: "client", Key: ratelimit.ByClient(0), Limit: cfg.ClientLimit, DisableFields: true, Observer: cfg.Observer},
 		consumer: ratelimit.Config{Name: "consumer", Key: ratelimit.ByConsumer(), Limit: cfg.ConsumerLimit, Observer: cfg.Observer},
 	}
@@ -94,8 +103,16 @@ func (cfg *Config) parts() *parts {
 	p.routes.Listeners, p.routes.Routes = cfg.Manifests.RouteListeners(cfg.Ports), cfg.Manifests.Routes()
 	p.routes.Services, p.routes.Subsets = cfg.Manifests.Services(cfg.Workload), cfg.Manifests.Subsets()
 	p.policy = policy.Config{Workload: cfg.Workload, Policies: cfg.Manifests.Policies(), Unselected: policy.Deny, Observer: cfg.Observer}
-	p.canary = canary.Config{Salt: cfg.Salt, Observer: cfg.Observer}
+	p.canary = canary.Config{Salt: cfg.Salt, Rollouts: cfg.Rollouts, Observer: cfg.Observer}
 	return p
+}
+
+// checkRollouts refuses rollouts where nothing is dealt.
+func (cfg *Config) checkRollouts() error {
+	if cfg.Manifests == nil && len(cfg.Rollouts) > 0 {
+		return errors.New("edge: Config.Rollouts need Manifests")
+	}
+	return nil
 }
 
 // New returns the gateway. It reports every fault at once.
@@ -104,6 +121,7 @@ func New(cfg Config) (*Gateway, error) {
 	b := builder{replace: maps.Clone(cfg.Replace)}
 	p := cfg.parts()
 	var err error
+	b.fault(cfg.checkRollouts())
 
 	// What is cheap and keyed by address first, so that guessing routes is
 	// limited too; then who, how much for whom, whether, and which version.
@@ -164,6 +182,9 @@ func (g *Gateway) Update(cfg Config) error {
 	if g.manifests != (cfg.Manifests != nil) || (g.auth != nil) != (cfg.Auth != nil) ||
 		(g.client != nil) != (cfg.ClientLimit != ratelimit.Limit{}) || (g.consumer != nil) != (cfg.ConsumerLimit != ratelimit.Limit{}) {
 		return errors.New("edge: Update cannot add or remove layers")
+	}
+	if err := cfg.checkRollouts(); err != nil {
+		return err
 	}
 	changes := []gatemesh.Change{g.router.Change(p.routes)}
 	if g.client != nil {
