@@ -38,8 +38,7 @@ func (h hash) point() uint64 {
 
 // user hashes who makes the call: the subject with its issuer, else the
 // consumer, else the client's address. For an outbound call that is who made
-// the call that it is made for.
-// Addresses of IPv6 count by /64, which one host has to itself.
+// the call that it is made for. Addresses of IPv6 count by /64, which one host has to itself.
 func (h hash) user(c *gatemesh.Call) hash { return h.caller(c, 64/8) }
 
 // caller is user with so many bytes of an address of IPv6.
