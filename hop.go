@@ -147,10 +147,7 @@ func (c *Call) CallerDeadline() time.Time { return c.asked }
 func (s *entryState) hearHop(ctx context.Context, c *Call, in *Inbound, sent *Slot) {
 	c.asked = c.deadline
 	if sent.Count > 0 {
-		h, err := ParseHop(sent.Value)
-		if sent.Count > 1 {
-			err = errHop
-		}
+		h, err := ParseHop(sent.Value) // which is empty if there are several
 		if err == nil {
 			c.hop = h
 			c.gaveUpIn(h.Timeout)

@@ -169,6 +169,32 @@ func TestGRPCTimeout(t *testing.T) {
 	}
 	c, _, _ := judge(gatemesh.EntryConfig{}, request("/", "Grpc-Timeout", "1S"))
 	assert.Zero(t, c.CallerDeadline(), "HTTP calls have no grpc-timeout")
+
+	for timeout, want := range map[string]time.Duration{"5S": 2 * time.Second, "1S": time.Second} {
+		cfg, _ := knows(t, true)
+		r := request("/a.B/C", "Content-Type", "application/grpc", "Grpc-Timeout", timeout, gatemesh.HopHeader, "timeout=2000")
+		r.Method, r.ProtoMajor, r.TLS = http.MethodPost, 2, &tls.ConnectionState{}
+		c, _, _ := judge(cfg, r)
+		require.NotNil(t, c)
+		assert.Equal(t, c.Received().Add(want), c.CallerDeadline(), "the earlier of the two")
+	}
+}
+
+// TestHopOfTheLate: who has no time left does not say that he has all of it.
+func TestHopOfTheLate(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	var sent string
+	rt := outbound(nil).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+		sent = r.Header.Get(gatemesh.HopHeader)
+		return nil, r.Context().Err()
+	}))
+	r := request("/").WithContext(ctx)
+	r.URL.Scheme, r.URL.Host = "http", "callee"
+	_, err := rt.RoundTrip(r)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Equal(t, "timeout=1", sent)
 }
 
 // layered retries what fails, up to two times.

@@ -115,7 +115,6 @@ func (e *race[R]) run(a *Exchange, first R, after time.Duration) (*Exchange, Att
 				e.start(b, second)
 			}
 		case res := <-e.results:
-			timer.Stop()
 			others := len(e.running) - 1
 			if lost != nil {
 				others--

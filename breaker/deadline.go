@@ -81,7 +81,7 @@ func (d *Deadline) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admiss
 		end = ours
 	}
 	own, ok := ctx.Deadline()
-	if !c.Outbound() && (ctx.Err() == context.DeadlineExceeded || ok && !now.Before(own) || !end.IsZero() && !now.Before(end)) {
+	if !c.Outbound() && (ok && !now.Before(own) || !end.IsZero() && !now.Before(end)) {
 		return gatemesh.Admission{}, errLate
 	}
 	if end.IsZero() || ok && !own.After(end) {

@@ -44,6 +44,12 @@
 // and the last one is the caller's. [RetryConfig.Hedge] begins a second attempt
 // of a call that takes long, at another endpoint.
 //
+// What is worth another attempt is what the answer says of the callee. A service
+// that makes 500 of the 503 of one behind it hides that the failure will pass,
+// and is not called again; one that passes 503 on is. As those behind the first
+// that retries leave the attempts to it, answer with the 503 of a callee, or with
+// the Unavailable of gRPC, where nothing was done.
+//
 // # Several services
 //
 // What is left of a call's deadline goes to the callee, whose [Deadline] in its

@@ -201,6 +201,28 @@ func TestF09_OutsideHasNoSay(t *testing.T) {
 	}
 }
 
+// A callee is told that it is retried only of calls that are: what else fails, it
+// may try again behind us.
+func TestRetriesAreAnnounced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			method string
+			most   int
+			want   string
+		}{{"GET", 3, "retry"}, {"GET", 1, ""}, {"POST", 3, ""}} {
+			u := newUpstream(func(r *http.Request) (*http.Response, error) {
+				assert.Equal(t, test.want, r.Header.Get(gatemesh.HopHeader), test)
+				return status(200)(r)
+			})
+			r := request(t.Context(), "a")
+			r.Method = test.method
+			_, _ = send(t, outbound(t, newRetry(t, func(c *RetryConfig) { c.MaxAttempts = test.most }).Layer()).Transport(u), r)
+			assert.EqualValues(t, 1, u.attempts.Load())
+		}
+	})
+}
+
 // Who says "no" is not called again, over HTTP and gRPC.
 func TestRetryHeader(t *testing.T) {
 	t.Parallel()
@@ -210,6 +232,9 @@ func TestRetryHeader(t *testing.T) {
 			_, _ = send(t, outbound(t, newRetry(t).Layer()).Transport(u), request(t.Context(), "a"))
 			assert.Equal(t, attempts, u.attempts.Load(), value)
 		}
+		u := newUpstream(status(503, gatemesh.RetryHeader, "no", gatemesh.RetryHeader, "x"))
+		_, _ = send(t, outbound(t, newRetry(t).Layer()).Transport(u), request(t.Context(), "a"))
+		assert.EqualValues(t, 3, u.attempts.Load(), "of two values, none holds")
 	})
 }
 

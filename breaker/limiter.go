@@ -84,9 +84,14 @@ func healthFirst(c *gatemesh.Call) Priority {
 // which callers of this library do not try again.
 //
 // A call is worked on until its response begins: the time until then is what
-// the limit follows, and then the place is free. How long a body takes is a
-// matter of the client, and a stream may stay open for ever: bound these by
-// other means. A gRPC call of one answer begins with its end. Calls that are
+// the limit follows, and then the place is free. How long the body of a response
+// takes is a matter of the client, and a stream may stay open for ever: bound
+// these by other means. A handler that waits for the body of its request is at
+// work on it: a client that sends one slowly holds a place, and looks like a
+// service that is slow. So bound that time, too, by a [Deadline] before the
+// Limiter and [http.ResponseController.SetReadDeadline] or
+// [http.Server.ReadTimeout], and how much one client may have under way at a
+// time by its address. A gRPC call of one answer begins with its end. Calls that are
 // refused by gates behind the Limiter, that fail, panic, or whose caller leaves
 // are worked on, but their time says nothing, as it is not that of an answer.
 // What waits on purpose, as a long poll, ought to be [Exempt].
@@ -250,7 +255,7 @@ func (l *Limiter) try(_ context.Context, c *gatemesh.Call) (_ gatemesh.Admission
 	if permit, ok := e.TryAcquirePermit(); ok {
 		return gatemesh.Admission{Finish: hold(e, permit)}, nil, 0, nil
 	}
-	if cfg.DisableQueue || p <= Lowest {
+	if cfg.DisableQueue {
 		return gatemesh.Admission{}, cfg, 0, nil
 	}
 	return gatemesh.Admission{}, cfg, int(math.Ceil(float64(e.Limit()) * float64(p-Lowest) / 4)), nil

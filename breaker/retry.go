@@ -178,7 +178,6 @@ func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt)
 		b.calls.Add(1)
 		b.earn(cfg.Budget)
 	}
-	a.Attempts = max(a.Attempts, c.Attempt())
 	rule := routeRetry(c)
 	if a.Attempts >= cfg.attempts(rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
 		return 0, false

@@ -135,7 +135,7 @@ func TestRetryWhat(t *testing.T) {
 				assert.Equal(t, u.opened.Load(), u.closed.Load())
 				switch name {
 				case "a short wish":
-					assert.GreaterOrEqual(t, time.Since(began), 2*time.Second)
+					assert.Greater(t, time.Since(began), 2*time.Second, "all whom it told do not come at once")
 				case "GET":
 					assert.Less(t, time.Since(began), 75*time.Millisecond)
 				}
@@ -184,31 +184,70 @@ func TestRetryEndsWithTheCaller(t *testing.T) {
 
 func TestPX06_Bodies(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var got []string
-		u := newUpstream(status(503))
-		rt := outbound(t, newRetry(t).Layer()).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
-			b, err := io.ReadAll(r.Body)
-			require.NoError(t, err)
-			got = append(got, string(b))
-			r.Body = nil
-			return u.RoundTrip(r)
-		}))
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", bytes.NewReader([]byte("whole")))
-		require.NoError(t, err)
-		_, err = send(t, rt, r)
-		require.NoError(t, err)
-		assert.Equal(t, []string{"whole", "whole", "whole"}, got)
+	for name, answer := range map[string]func(*http.Request) (*http.Response, error){
+		"503": status(503), "cut after the request": refusedConn,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var got []string
+				u := newUpstream(answer)
+				rt := outbound(t, newRetry(t).Layer()).Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+					b, err := io.ReadAll(r.Body)
+					require.NoError(t, err)
+					got = append(got, string(b))
+					r.Body = nil
+					return u.RoundTrip(r)
+				}))
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", bytes.NewReader([]byte("whole")))
+				require.NoError(t, err)
+				code, err := send(t, rt, r)
+				assert.True(t, code == 503 || errors.Is(err, errDown))
+				assert.Equal(t, []string{"whole", "whole", "whole"}, got)
 
-		got = nil
-		r, err = http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", readerFunc(strings.NewReader("once").Read))
-		require.NoError(t, err)
-		require.Nil(t, r.GetBody)
-		code, err := send(t, rt, r)
-		require.NoError(t, err)
-		assert.Equal(t, 503, code)
-		assert.Equal(t, []string{"once"}, got, "a body is not sent again that cannot be had again")
-		assert.Equal(t, u.opened.Load(), u.closed.Load())
+				got = nil
+				r, err = http.NewRequestWithContext(t.Context(), http.MethodPut, "http://a/", readerFunc(strings.NewReader("once").Read))
+				require.NoError(t, err)
+				require.Nil(t, r.GetBody)
+				code, err = send(t, rt, r)
+				assert.True(t, code == 503 || errors.Is(err, errDown))
+				assert.Equal(t, []string{"once"}, got, "a body is not sent again that cannot be had again")
+				assert.Equal(t, u.opened.Load(), u.closed.Load())
+			})
+		})
+	}
+}
+
+// TestPX06_Jitter: callers that failed together do not come back together.
+func TestPX06_Jitter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRetry(t, func(c *RetryConfig) { c.Budget = 1 })
+		u := newUpstream(refusedConn)
+		rt := outbound(t, r.Layer()).Transport(u)
+		var first, second [4]int // pauses, by the quarter of the longest
+		for range 400 {
+			var times []time.Time
+			u.set(func(*http.Request) (*http.Response, error) {
+				times = append(times, time.Now())
+				return nil, errDown
+			})
+			_, _ = send(t, rt, request(t.Context(), "a"))
+			require.Len(t, times, 3)
+			a, b := times[1].Sub(times[0]), times[2].Sub(times[1])
+			require.Less(t, a, 25*time.Millisecond)
+			require.Less(t, b, 50*time.Millisecond)
+			first[4*a/(25*time.Millisecond)]++
+			second[4*b/(50*time.Millisecond)]++
+			for range 2 { // which earns the retries of the next call
+				u.set(status(200))
+				_, _ = send(t, rt, request(t.Context(), "a"))
+			}
+		}
+		for i := range first { // 100 is to be expected; fewer than 40 once in 10^13 runs
+			assert.Greater(t, first[i], 40, first)
+			assert.Greater(t, second[i], 40, second)
+		}
 	})
 }
 

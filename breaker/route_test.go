@@ -118,6 +118,11 @@ func TestRetryByRouteAlone(t *testing.T) {
 		rt := outbound(t, routed(&gatemesh.RetryPolicy{Attempts: 2}), ruled(&gatemesh.RetryPolicy{Attempts: 4}), newRetry(t).Layer()).Transport(u)
 		_, _ = send(t, rt, request(t.Context(), "a"))
 		assert.EqualValues(t, 2, u.attempts.Load())
+
+		u = newUpstream(status(503))
+		rt = outbound(t, routed(nil), ruled(&gatemesh.RetryPolicy{Attempts: 4}), newRetry(t).Layer()).Transport(u)
+		_, _ = send(t, rt, request(t.Context(), "a"))
+		assert.EqualValues(t, 4, u.attempts.Load(), "a front door that says nothing leaves it to the service")
 	})
 }
 
@@ -138,6 +143,9 @@ func TestRetryByRouteBackoff(t *testing.T) {
 		assert.Greater(t, d, time.Second)
 		assert.Less(t, d, 10*time.Second)
 		assert.Less(t, longest(gatemesh.RetryPolicy{Attempts: 2, Backoff: 100 * time.Hour}, 100), time.Minute)
+		d = longest(gatemesh.RetryPolicy{Attempts: 3, Backoff: 10 * time.Second}, 100)
+		assert.Greater(t, d, 11*time.Second, "the second pause is no shorter for a lower BackoffMax")
+		assert.Less(t, d, 20*time.Second)
 	})
 }
 

@@ -17,18 +17,24 @@ import (
 // that follows from the stable one. It is in doubt while one standard error says
 // so, and as good otherwise.
 //
+// One burst of failures, as when a node restarts, is no proof: the canary is
+// worse only if the calls that ended since it was first found so say it, too,
+// with one standard error. It costs a second or two.
+//
 // A call has failed if it ended with a status of 500 or more, or in gRPC with
 // Unavailable, Internal, Unknown, DeadlineExceeded or DataLoss, or broke off.
 // What its caller cancelled says nothing, nor does what a gate of ours refused.
 // Latency is the time until the header of a successful answer.
 //
 // Nobody alone decides: callers are counted in 16 groups by the key that they
-// are dealt by, and of each version the group that looks worst is left out of
+// are dealt by, addresses of IPv6 by /48, and of each version the group that looks worst is left out of
 // every comparison; none counts more than four times as much as the middle one.
 // A client whose requests always fail therefore rolls nothing back, and one that
 // makes many good ones hides nothing. It also means that a version which only
 // one client ever calls is never judged. Calls that are made for no client are
-// all counted, and so are those for workloads that act for no user.
+// all counted, and so are those for workloads that act for no user. Who has
+// addresses in many networks counts as many: behind authentication, callers are
+// counted by name.
 type Analysis struct {
 	// Window is how far back is looked, 5 s to 1 h. Default: 1 min.
 	Window time.Duration
@@ -120,6 +126,16 @@ func (a *Analysis) limits(s *samples) *[len(quantiles)]time.Duration {
 
 // find compares the versions. limits are those that answers were measured against.
 func (a *Analysis) find(s *samples, limits *[len(quantiles)]time.Duration, names [2]string) finding {
+	worst := a.weigh(s, limits, names)
+	c, st := s[canary].fair(nCalls, nFailed), s[stable].fair(nCalls, nFailed)
+	if worst.quality != bad && (c.n < a.MinSamples || st.n < a.MinSamples) {
+		return finding{few, fmt.Sprintf("%d calls of %s and %d of %s are too few, %d are needed", c.n, names[canary], st.n, names[stable], a.MinSamples)}
+	}
+	return worst
+}
+
+// weigh is find however few the samples are.
+func (a *Analysis) weigh(s *samples, limits *[len(quantiles)]time.Duration, names [2]string) finding {
 	c, st := s[canary].fair(nCalls, nFailed), s[stable].fair(nCalls, nFailed)
 	rates := fmt.Sprintf("%s failed %s of %d calls, %s %s of %d", names[canary], percent(c.rate()), c.n, names[stable], percent(st.rate()), st.n)
 	worst := finding{good, rates}
@@ -151,9 +167,6 @@ func (a *Analysis) find(s *samples, limits *[len(quantiles)]time.Duration, names
 			},
 				"its %s is above %v: %s of %d answers took longer", percentile(q), limits[i].Round(time.Millisecond), percent(slow.rate()), slow.n)
 		}
-	}
-	if worst.quality != bad && (c.n < a.MinSamples || st.n < a.MinSamples) {
-		return finding{few, fmt.Sprintf("%d calls of %s and %d of %s are too few, %d are needed", c.n, names[canary], st.n, names[stable], a.MinSamples)}
 	}
 	return worst
 }

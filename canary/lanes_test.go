@@ -20,12 +20,15 @@ import (
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/auth/identity"
+	"github.com/gatemesh-go/gatemesh/canary"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 )
 
 // tree is edge → a → b → c over HTTP, gRPC and HTTP, with a real server each.
 type tree struct {
 	edge string
+	a    string             // behind the edge
+	key  ed25519.PrivateKey // of the edge
 	mu   sync.Mutex
 	went []string // where the calls went, in their order
 }
@@ -138,6 +141,7 @@ func newTree(t *testing.T, rules services) *tree {
 			})},
 		split.Layer())
 	require.NoError(t, err)
+	tr.a, tr.key = a, private
 	toA := client(to("a", hostOf(a), split.Layer(), minter.Layer()))
 	tr.edge = serve(front, func(ctx context.Context) error { return fetch(ctx, toA, a) })
 	return tr
@@ -203,4 +207,67 @@ func TestPX01_TheTreeStaysInItsLane(t *testing.T) {
 	}
 	assert.Positive(t, lanes["v1"])
 	assert.Positive(t, lanes["v2"])
+}
+
+// TestPX01_AnIdentityOfSomebodyElse chooses no lane, even if the right key has
+// signed it.
+func TestPX01_AnIdentityOfSomebodyElse(t *testing.T) {
+	defer http.DefaultClient.CloseIdleConnections()
+	both := func(service string) *gatemesh.Route {
+		return &gatemesh.Route{Name: service, Backends: []gatemesh.WeightedDestination{subset(service, "v1", 1), subset(service, "v2", 0)},
+			Lanes: []gatemesh.WeightedDestination{subset(service, "v3", 1)}}
+	}
+	tr := newTree(t, services{"b": both("b"), "c": both("c")})
+	ask := func(issuer, audience, lane string) (int, []string) {
+		m, err := identity.NewMinter(identity.MinterConfig{Issuer: issuer, Audience: []string{audience}, Key: identity.SigningKey{Private: tr.key}})
+		require.NoError(t, err)
+		adm, err := m.Admit(t.Context(), call(t, func(in *gatemesh.CallInfo) { in.Parent, in.Lane = call(t, as("user")), lane }))
+		require.NoError(t, err)
+		r, err := http.NewRequestWithContext(t.Context(), "GET", tr.a, nil)
+		require.NoError(t, err)
+		r.Header.Set(gatemesh.IdentityHeader, adm.Header[0].Value)
+		resp, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		went := tr.went
+		tr.went = nil
+		return resp.StatusCode, went
+	}
+	for _, tt := range []struct {
+		issuer, audience, lane string
+		status                 int
+		went                   []string
+	}{
+		{"edge", "mesh", "v3", 200, []string{"b/v3", "c/v3"}},
+		{"edge", "mesh", "v2", 200, []string{"b/v1", "c/v1"}}, // nobody is to have it
+		{"edge", "mesh", "v9", 200, []string{"b/v1", "c/v1"}},
+		{"other", "mesh", "v3", 401, nil},
+		{"edge", "elsewhere", "v3", 401, nil},
+	} {
+		status, went := ask(tt.issuer, tt.audience, tt.lane)
+		assert.Equal(t, tt.status, status, tt)
+		assert.Equal(t, tt.went, went, tt)
+	}
+}
+
+// TestLaneAcrossAChange: a lane is what the rules say of it now.
+func TestLaneAcrossAChange(t *testing.T) {
+	t.Parallel()
+	s := newSplitter(t, "", weighted(1, 1))
+	c := call(t, lane("v2"))
+	require.Equal(t, "v2", version(t, s, c))
+	for _, tt := range []struct {
+		rule *gatemesh.Route
+		want string
+	}{
+		{rule("user-service", 1, 0), "v1"},
+		{rule("user-service", 1), "v1"},
+		{&gatemesh.Route{Backends: rule("user-service", 1).Backends, Lanes: rule("user-service", 0, 1).Backends}, "v2"},
+		{rule("user-service", 1, 1), "v2"},
+	} {
+		require.NoError(t, s.Update(canary.Config{Services: services{"user-service": tt.rule}}))
+		require.Equal(t, tt.want, version(t, s, call(t, lane("v2"))))
+	}
 }

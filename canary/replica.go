@@ -7,23 +7,29 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gatemesh-go/gatemesh"
 )
 
 const (
 	storeTimeout = 2 * time.Second
-	tries        = 8  // to save what somebody else has changed in between
-	parts        = 12 // parts of a window
-	maxReplicas  = 64 // whose samples are counted; others follow
+	tries        = 8    // to save what somebody else has changed in between
+	parts        = 12   // parts of a window
+	maxReplicas  = 64   // whose samples are counted; others follow
+	maxText      = 4096 // bytes of a text from the store
 )
 
 // document is what is in the store.
 type document struct {
-	State    State              `json:"state"`
-	Stable   string             `json:"stable"`
-	Canary   string             `json:"canary"`
+	State  State  `json:"state"`
+	Stable string `json:"stable"`
+	Canary string `json:"canary"`
+	// Seed says which group a caller is counted in. It is the same for all
+	// replicas, so that one who calls several is in one group of the sum.
+	Seed     string             `json:"seed"`
 	Replicas map[string]*report `json:"replicas"`
 }
 
@@ -37,6 +43,7 @@ type report struct {
 // replica is the bookkeeping of one process.
 type replica struct {
 	id       string
+	seedText string // as in the document
 	claimed  string // the ID that this process has begun or found begun
 	state    State
 	known    bool // state is from the store
@@ -51,6 +58,7 @@ type replica struct {
 	since    uint64        // as in the State that the window is about
 	busy     chan struct{} // held by who asks the store
 	together *samples
+	alarm    alarm
 }
 
 // beat is when a report of another replica was seen to be new, by our clock.
@@ -80,7 +88,7 @@ func (r *Rollout) tick(ctx context.Context, now time.Time) {
 	p := r.config.Latest()
 	r.rotate(p, now)
 	err := r.agree(ctx, p, now, func(s State) (State, error) {
-		f := p.Analysis.find(r.together, r.limits.Load(), r.names)
+		f := r.alarm.judge(&p.Analysis, r.together, r.limits.Load(), r.names, s.Since)
 		return p.next(s, f, now.Sub(r.entered), now), nil
 	})
 	if ctx.Err() != nil {
@@ -104,6 +112,7 @@ func (r *Rollout) agree(ctx context.Context, p *plan, now time.Time, decide func
 		if err != nil {
 			return err
 		}
+		r.group(doc, now)
 		s := r.learn(p, doc, now)
 		r.together = r.sum(p, doc, s, now)
 		if l := p.Analysis.limits(r.together); l != nil {
@@ -205,17 +214,53 @@ func (r *Rollout) load(ctx context.Context, store Store, key string) (*document,
 	data, revision := got.value, got.revision
 	doc := &document{}
 	if len(data) > 0 {
+		if len(data) > maxValue {
+			return nil, "", fmt.Errorf("canary: the store holds %d bytes, which is no state of a rollout", len(data))
+		}
 		if err := json.Unmarshal(data, doc); err != nil {
 			return nil, "", fmt.Errorf("canary: the store holds no state of a rollout: %w", err)
 		}
-		if doc.State.Share > whole || len(doc.State.History) > maxHistory || len(doc.State.Past) > maxPast || len(doc.Replicas) > maxReplicas {
+		if !doc.sound() {
 			return nil, "", errors.New("canary: the store holds no state of a rollout")
 		}
+	}
+	if doc.State.ID == r.config.Latest().ID && (doc.Stable != r.names[stable] || doc.Canary != r.names[canary]) {
+		return nil, "", fmt.Errorf("canary: the store holds a rollout of that ID from %.50q to %.50q", doc.Stable, doc.Canary)
 	}
 	if doc.Replicas == nil {
 		doc.Replicas = map[string]*report{}
 	}
 	return doc, revision, nil
+}
+
+// sound reports whether a document can be one that was written here.
+func (d *document) sound() bool {
+	s := &d.State
+	for _, e := range s.History {
+		if len(e.Text) > maxText || strings.ContainsFunc(e.Text, unicode.IsControl) {
+			return false
+		}
+	}
+	switch s.Phase {
+	case Running, Paused, RolledBack, Promoted:
+	case "":
+		return s.ID == ""
+	default:
+		return false
+	}
+	return s.ID != "" && s.Step >= 0 && s.Elapsed >= 0 && s.Share <= whole && len(s.History) <= maxHistory && len(s.Past) <= maxPast &&
+		len(s.Halt) <= maxText && len(d.Replicas) <= maxReplicas && len(d.Seed) <= maxText
+}
+
+// group has callers counted in the groups that all replicas use.
+func (r *Rollout) group(doc *document, now time.Time) {
+	if doc.Seed == "" {
+		doc.Seed = r.seedText
+	}
+	if doc.Seed != r.seedText {
+		r.seedText = doc.Seed
+		r.begin(now)
+	}
 }
 
 // learn returns the state to go on from.
@@ -267,7 +312,7 @@ func (r *Rollout) take(p *plan, s State, now time.Time) {
 // alone is for when the store is away: the share may go down, and never up.
 func (r *Rollout) alone(p *plan, now time.Time) {
 	own := r.own()
-	f := p.Analysis.find(own, r.limits.Load(), r.names)
+	f := r.alarm.judge(&p.Analysis, own, r.limits.Load(), r.names, r.state.Since)
 	r.together = own
 	if f.quality != bad || !r.known || r.state.ID != p.ID || r.state.ended() {
 		return
@@ -325,13 +370,15 @@ func (r *Rollout) sum(p *plan, doc *document, s State, now time.Time) *samples {
 
 // begin empties the window: what was seen at another share says little.
 func (r *Rollout) begin(now time.Time) {
-	c := new(counts)
+	c := r.newCounts()
 	r.counts.Store(c)
 	r.window, r.rotated = []*counts{c}, now
 	for v := range r.users {
 		r.users[v].clear()
 	}
 }
+
+func (r *Rollout) newCounts() *counts { return &counts{seed: fnvOffset.add("rollout").add(r.seedText)} }
 
 // rotate has calls counted in a new part of the window when it is time.
 func (r *Rollout) rotate(p *plan, now time.Time) {
@@ -341,7 +388,7 @@ func (r *Rollout) rotate(p *plan, now time.Time) {
 	if now.Sub(r.rotated) < p.Analysis.Window/parts {
 		return
 	}
-	c := new(counts)
+	c := r.newCounts()
 	r.counts.Store(c)
 	r.window = append(r.window, c)
 	r.window = slices.Clone(r.window[max(0, len(r.window)-parts):])

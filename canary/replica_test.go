@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,7 +77,7 @@ func start(t *testing.T, cfg RolloutConfig) *Rollout {
 
 // serve counts calls of a second, of which v2 fails that many.
 func (r *Rollout) serve(calls, failures uint32) {
-	c := r.counts.Load()
+	c := &r.counts.Load().versions
 	for v := range c {
 		for g := range vouched {
 			c[v].groups[g].calls.Add(calls)
@@ -177,12 +179,12 @@ func TestRollsBackAndStaysSo(t *testing.T) {
 		log := &lines{}
 		cfg.Observer = log
 		a, b := start(t, cfg), start(t, cfg)
-		for range 3 {
+		for range 5 {
 			a.serve(20, 1)
 			b.serve(20, 1)
 			time.Sleep(time.Second)
 		}
-		assert.Equal(t, []uint32{0, 0}, shares(a, b), "within three seconds")
+		assert.Equal(t, []uint32{0, 0}, shares(a, b), "within five seconds, as a verdict is confirmed")
 		told := strings.Join(log.take(), "\n")
 		assert.Regexp(t, `FAULT orders.production: rolled back from 5 %: v2 failed 5 % of \d+ calls, v1 0 % of \d+; that is more than the 1 % that it may exceed it by; v1 gets everybody`, told)
 		again := start(t, cfg)
@@ -346,16 +348,103 @@ func TestClocks(t *testing.T) {
 	})
 }
 
+// TestForeignContents: what is no state of a rollout counts as no store, so that
+// the canary gets nobody. None of it makes a process panic.
 func TestForeignContents(t *testing.T) {
 	t.Parallel()
-	for _, content := range []string{"null", "{", `[]`, `{"state":{"share":10001}}`, `{"state":{"share":-1}}`, `{"replicas":{"x":null}}`} {
-		t.Run(content, func(t *testing.T) {
+	state := func(format string, args ...any) string {
+		return `{"stable":"v1","canary":"v2","state":{"id":"v2","phase":"running",` + fmt.Sprintf(format, args...) + `}}`
+	}
+	tests := []struct {
+		name, content string
+		share         uint32
+		away          bool
+	}{
+		{"nothing", `null`, 500, false},
+		{"no replica", `{"replicas":{"x":null}}`, 500, false},
+		{"no JSON", `{`, 0, true},
+		{"a list", `[]`, 0, true},
+		{"sound", state(`"share":700,"step":1`), 700, false},
+		{"more steps than there are", state(`"share":700,"step":1000000`), 700, false},
+		{"share above all", state(`"share":10001`), 0, true},
+		{"negative share", state(`"share":-1`), 0, true},
+		{"share that is no number", state(`"share":NaN`), 0, true},
+		{"negative step", state(`"share":700,"step":-1`), 0, true},
+		{"negative time", state(`"share":700,"elapsed":-1`), 0, true},
+		{"longest time", state(`"share":700,"elapsed":9223372036854775807`), 700, false},
+		{"unknown phase", `{"stable":"v1","canary":"v2","state":{"id":"v2","phase":"fine","share":700}}`, 0, true},
+		{"no phase", `{"stable":"v1","canary":"v2","state":{"id":"v2","share":700}}`, 0, true},
+		{"a share without a rollout", `{"state":{"phase":"running","share":700}}`, 0, true},
+		{"other subsets under the same ID", strings.Replace(state(`"share":700`), `"v1"`, `"v0"`, 1), 0, true},
+		{"another canary under the same ID", strings.Replace(state(`"share":700`), `"canary":"v2"`, `"canary":"v3"`, 1), 0, true},
+		{"two lines in a text", state(`"share":700,"history":[{"text":"a\nFAULT b"}]`), 0, true},
+		{"long text", state(`"share":700,"halt":%q`, strings.Repeat("x", maxText+1)), 0, true},
+		{"long text of an entry", state(`"share":700,"history":[{"text":%q}]`, strings.Repeat("x", maxText+1)), 0, true},
+		{"long history", state(`"share":700,"history":[%s{}]`, strings.Repeat("{},", maxHistory)), 0, true},
+		{"long past", state(`"share":700,"past":[%s""]`, strings.Repeat(`"",`, maxPast)), 0, true},
+		{"time in the future", state(`"share":700,"history":[{"at":"9999-12-31T23:59:59Z"}]`), 700, false},
+		{"last change", state(`"share":700,"changes":18446744073709551615,"since":18446744073709551615`), 700, false},
+		{"too large", state(`"share":700`) + strings.Repeat(" ", maxValue), 0, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			store := NewMemoryStore()
-			_, err := store.Save(t.Context(), "orders.production", []byte(content), "")
-			require.NoError(t, err)
-			r := start(t, threeSteps(store))
-			assert.Contains(t, []uint32{0, 500}, r.share.Load())
+			synctest.Test(t, func(t *testing.T) {
+				store := NewMemoryStore()
+				_, err := store.Save(t.Context(), "orders.production", []byte(tt.content), "")
+				require.NoError(t, err)
+				r := start(t, threeSteps(store))
+				assert.Equal(t, tt.share, r.share.Load())
+				assert.Equal(t, tt.away, r.Status().StoreAway)
+				w := httptest.NewRecorder()
+				NewPage(PageConfig{Rollouts: []*Rollout{r}, Actions: true}).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+				assert.Equal(t, 200, w.Code)
+				time.Sleep(3 * time.Second)
+				assert.Equal(t, tt.away, r.Status().StoreAway)
+			})
+		})
+	}
+}
+
+// TestOneClientOnAllReplicas: a client that every replica sees is one client in
+// the sum, too, and so is one who has all the networks of a site.
+func TestOneClientOnAllReplicas(t *testing.T) {
+	t.Parallel()
+	client := func(t *testing.T, i int, addr string) *gatemesh.Call {
+		parent, err := gatemesh.NewCall(gatemesh.CallInfo{RemoteAddr: netip.AddrPortFrom(netip.MustParseAddr(addr), 1)})
+		require.NoError(t, err)
+		c, err := gatemesh.NewCall(gatemesh.CallInfo{Parent: parent, Destination: gatemesh.Destination{
+			Service: "orders", Namespace: "production", Subset: [2]string{"v1", "v2"}[i%2],
+		}})
+		require.NoError(t, err)
+		return c
+	}
+	for name, mallory := range map[string]func(i int) string{
+		"one address":        func(int) string { return "203.0.113.7" },
+		"networks of a site": func(i int) string { return fmt.Sprintf("2001:db8:7:%x::%x", i*977%65536, i+1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				store := NewMemoryStore()
+				var rs []*Rollout
+				for range 5 {
+					rs = append(rs, start(t, threeSteps(store)))
+				}
+				time.Sleep(2 * time.Second)
+				for second := range 10 {
+					for n, r := range rs {
+						for i := range 200 {
+							(*listener)(r).Finish(client(t, i, fmt.Sprintf("198.51.%d.%d", n, i)), gatemesh.Outcome{Status: 200, Reached: true})
+						}
+						for i := range 60 {
+							(*listener)(r).Finish(client(t, 1, mallory(second*300+n*60+i)), gatemesh.Outcome{Status: 500, Reached: true})
+						}
+					}
+					time.Sleep(time.Second)
+					require.NotContains(t, shares(rs...), uint32(0), second)
+				}
+			})
 		})
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -70,9 +72,15 @@ func newPlan(cfg RolloutConfig) (*plan, error) {
 	fault := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("canary: RolloutConfig."+format, args...))
 	}
-	for _, f := range [...]struct{ name, value string }{{"Service", cfg.Service}, {"Stable", cfg.Stable}, {"Canary", cfg.Canary}} {
-		if f.value == "" {
+	cfg.ID = cmp.Or(cfg.ID, cfg.Canary)
+	for _, f := range [...]struct{ name, value string }{
+		{"Service", cfg.Service}, {"Stable", cfg.Stable}, {"Canary", cfg.Canary}, {"ID", cfg.ID}, {"Namespace", cfg.Namespace},
+	} {
+		switch {
+		case f.value == "" && f.name != "Namespace" && f.name != "ID":
 			fault("%s is required", f.name)
+		case len(f.value) > 253 || strings.ContainsFunc(f.value, unicode.IsControl):
+			fault("%s must have at most 253 bytes and no control characters", f.name)
 		}
 	}
 	if cfg.Stable != "" && cfg.Stable == cfg.Canary {
@@ -81,7 +89,6 @@ func newPlan(cfg RolloutConfig) (*plan, error) {
 	if cfg.Store == nil {
 		fault("Store is required")
 	}
-	cfg.ID = cmp.Or(cfg.ID, cfg.Canary)
 	cfg.Interval = cmp.Or(cfg.Interval, time.Second)
 	if cfg.Interval < 100*time.Millisecond || cfg.Interval > time.Minute {
 		fault("Interval is %v; it must be 100ms to 1m", cfg.Interval)
@@ -124,8 +131,7 @@ func newPlan(cfg RolloutConfig) (*plan, error) {
 // started gives the canary nobody.
 type Rollout struct {
 	service service
-	names   [2]string // stable and canary
-	seed    hash
+	names   [2]string      // stable and canary
 	route   gatemesh.Route // for a service of which nothing else is said
 
 	config gatemesh.Live[plan]
@@ -148,9 +154,9 @@ type Rollout struct {
 func NewRollout(cfg RolloutConfig) (*Rollout, error) {
 	r := &Rollout{
 		service: service{cfg.Service, cfg.Namespace}, names: [2]string{cfg.Stable, cfg.Canary},
-		seed: fnvOffset.add("rollout").add(rand.Text()), done: make(chan struct{}), turn: make(chan struct{}, 1),
+		done: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
-	r.replica = replica{id: cmp.Or(cfg.Replica, rand.Text()), beats: map[string]beat{}, busy: make(chan struct{}, 1)}
+	r.replica = replica{id: cmp.Or(cfg.Replica, rand.Text()), seedText: rand.Text(), beats: map[string]beat{}, busy: make(chan struct{}, 1)}
 	for _, name := range r.names {
 		r.route.Backends = append(r.route.Backends, gatemesh.WeightedDestination{
 			Destination: gatemesh.Destination{Service: cfg.Service, Namespace: cfg.Namespace, Subset: name}, Weight: 1,
@@ -259,13 +265,14 @@ func (r *Rollout) timed(c *gatemesh.Call, took time.Duration) {
 	if v < 0 { // a later layer sent it elsewhere
 		return
 	}
-	seen := &r.counts.Load()[v]
+	counts := r.counts.Load()
+	seen := &counts.versions[v]
 	seen.latencies[bucketOf(took)].Add(1)
 	limits := r.limits.Load()
 	if limits == nil {
 		return
 	}
-	g := &seen.groups[groupOf(r.seed, c)]
+	g := &seen.groups[groupOf(counts.seed, c)]
 	g.timed.Add(1)
 	for q := range g.slow {
 		if took > limits[q] {
@@ -281,7 +288,8 @@ func (l *listener) Finish(c *gatemesh.Call, o gatemesh.Outcome) {
 	if v < 0 || is == neutral {
 		return
 	}
-	g := &r.counts.Load()[v].groups[groupOf(r.seed, c)]
+	counts := r.counts.Load()
+	g := &counts.versions[v].groups[groupOf(counts.seed, c)]
 	g.calls.Add(1)
 	if is == failure {
 		g.failed.Add(1)

@@ -238,7 +238,8 @@ func TestRetriesHideNothing(t *testing.T) {
 			}
 			return w.Result(), nil
 		}))
-		for range 200 {
+		for range 400 {
+			time.Sleep(10 * time.Millisecond)
 			req, err := http.NewRequestWithContext(t.Context(), "GET", "http://orders/", nil)
 			require.NoError(t, err)
 			resp, err := client.RoundTrip(req)

@@ -38,9 +38,12 @@ type group struct {
 
 // counts are what was seen in a part of the window. It is written to by calls
 // without a lock.
-type counts [2]struct {
-	groups    [groups]group
-	latencies [buckets]atomic.Uint32
+type counts struct {
+	seed     hash // of the groups
+	versions [2]struct {
+		groups    [groups]group
+		latencies [buckets]atomic.Uint32
+	}
 }
 
 // tally is a sum of counts of one version. It is what replicas tell one another.
@@ -62,33 +65,19 @@ const (
 // Samples is what was seen of both versions.
 type samples [2]tally
 
-func (s *samples) add(other *samples) {
-	for v := range s {
-		for g := range s[v].Groups {
-			for i, n := range other[v].Groups[g] {
-				s[v].Groups[g][i] = plus(s[v].Groups[g][i], n)
-			}
-		}
-		for i, n := range other[v].Latencies {
-			s[v].Latencies[i] = plus(s[v].Latencies[i], n)
-		}
-	}
-}
-
-func plus(a, b uint32) uint32 { return uint32(min(uint64(a)+uint64(b), math.MaxUint32)) }
-
 func (c *counts) read() *samples {
 	var s samples
-	for v := range c {
-		for i := range c[v].groups {
-			g, to := &c[v].groups[i], &s[v].Groups[i]
+	for v := range c.versions {
+		of := &c.versions[v]
+		for i := range of.groups {
+			g, to := &of.groups[i], &s[v].Groups[i]
 			to[nCalls], to[nFailed], to[nTimed] = g.calls.Load(), g.failed.Load(), g.timed.Load()
 			for q := range g.slow {
 				to[nSlow+q] = g.slow[q].Load()
 			}
 		}
-		for i := range c[v].latencies {
-			s[v].Latencies[i] = c[v].latencies[i].Load()
+		for i := range of.latencies {
+			s[v].Latencies[i] = of.latencies[i].Load()
 		}
 	}
 	return &s
@@ -132,7 +121,8 @@ func (t *tally) answers() (n uint64) {
 }
 
 // groupOf returns the group of those whom c is made for. Users are known by the
-// key that they are dealt by.
+// key that they are dealt by, but addresses of IPv6 by /48: who has one of
+// these has 65,536 networks, and would be in every group.
 func groupOf(seed hash, c *gatemesh.Call) int {
 	by := c
 	if c.Outbound() {
@@ -143,7 +133,7 @@ func groupOf(seed hash, c *gatemesh.Call) int {
 	if by.Principal() == nil && (by.Peer() != nil || !by.Client().IsValid()) {
 		return vouched
 	}
-	return int(seed.user(c).point() % vouched)
+	return int(seed.caller(c, 48/8).point() % vouched)
 }
 
 // verdict says what the end of a call says about who answered it.

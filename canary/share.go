@@ -39,7 +39,11 @@ func (h hash) point() uint64 {
 // user hashes who makes the call: the subject with its issuer, else the
 // consumer, else the client's address. For an outbound call that is who made
 // the call that it is made for.
-func (h hash) user(c *gatemesh.Call) hash {
+// Addresses of IPv6 count by /64, which one host has to itself.
+func (h hash) user(c *gatemesh.Call) hash { return h.caller(c, 64/8) }
+
+// caller is user with so many bytes of an address of IPv6.
+func (h hash) caller(c *gatemesh.Call, bytes int) hash {
 	if p := c.Parent(); p != nil && c.Principal() == nil {
 		c = p
 	}
@@ -47,7 +51,7 @@ func (h hash) user(c *gatemesh.Call) hash {
 		return h
 	}
 	if a := c.Client(); a.IsValid() {
-		return h.add("address").addr(a)
+		return h.add("address").addr(a, bytes)
 	}
 	return h.add("request").add(c.RequestID()) // a Unix socket: nobody to stick to
 }
@@ -73,12 +77,12 @@ func (h hash) request(c *gatemesh.Call) hash {
 	return h.add("request").add(c.RequestID())
 }
 
-// addr hashes an address. IPv6 counts by /64, which one host has to itself.
-func (h hash) addr(a netip.Addr) hash {
+// addr hashes an address, of IPv6 so many bytes of it.
+func (h hash) addr(a netip.Addr, bytes int) hash {
 	raw := a.As16() // IPv4 in its mapped form
 	n := len(raw)
 	if !a.Unmap().Is4() {
-		n = 8
+		n = bytes
 	}
 	for _, b := range raw[:n] {
 		h = (h ^ hash(b)) * fnvPrime

@@ -128,8 +128,6 @@ func TestFaults(t *testing.T) {
 		"host header":      {hr, "path:", "headers: [{name: host, value: b}]\n          path:", hr + ":14: " + inHR + `spec.rules[0].matches[0].headers[0].name: "host" is not matched as a header field; use hostnames or hosts`},
 		"path escapes":     {hr, "value: /v1/users", "value: /v1%2Fusers", hr + ":16: " + inHR + `spec.rules[0].matches[0].path.value: "/v1%2Fusers" never matches: path contains an encoded separator`},
 		"identity header":  {hr, "path:", "headers: [{name: X-Gatemesh-Identity, value: b}]\n          path:", hr + ":14: " + inHR + `spec.rules[0].matches[0].headers[0].name: "X-Gatemesh-Identity" is a header field that no match ever sees`},
-		"no backends":      {hr, "      backendRefs:\n        - name: user-service\n          port: 8080\n          weight: 100", "", hr + ":13: " + inHR + "spec.rules[0].backendRefs: is required, because no filter answers the call"},
-		"no weight":        {hr, "weight: 100", "weight: 0", hr + ":20: " + inHR + "spec.rules[0].backendRefs[0].weight: the weights of all backends are 0, which serves nobody"},
 		"no port":          {hr, "          port: 8080\n", "", hr + ":18: " + inHR + "spec.rules[0].backendRefs[0].port: is required"},
 		"backend kind":     {hr, "port: 8080", "port: 8080\n          group: multicluster.x-k8s.io", hr + ":20: " + inHR + `spec.rules[0].backendRefs[0].group: "multicluster.x-k8s.io" is not supported by gatemesh; a backend is a Service, whose group is ""`},
 		"foreign backend":  {hr, "port: 8080", "port: 8080\n          namespace: other", hr + ":20: " + inHR + "spec.rules[0].backendRefs[0].namespace: no ReferenceGrant in namespace other lets a HTTPRoute of namespace production refer to Service user-service"},

@@ -20,7 +20,7 @@ type grpcRule struct {
 	Name        text             `json:"name" check:"format=rule"`
 	Matches     []grpcMatch      `json:"matches" check:"items=64"`
 	Filters     []grpcFilter     `json:"filters" check:"items=16"`
-	BackendRefs []grpcBackendRef `json:"backendRefs" check:"required items=16"`
+	BackendRefs []grpcBackendRef `json:"backendRefs" check:"items=16"`
 }
 
 type grpcMatch struct {
@@ -78,11 +78,6 @@ func (m *grpcMatch) check(s scope) { checkHeaders(s, m.Headers) }
 
 func (r *grpcRule) check(s scope) {
 	checkFilters(s, listed(r.Filters))
-	var weights []*number
-	for i := range r.BackendRefs {
-		weights = append(weights, &r.BackendRefs[i].Weight)
-	}
-	checkWeights(s, weights)
 }
 
 func (g *grpcRouteSpec) check(s scope) {
@@ -160,6 +155,7 @@ func (r *grpcRule) routing(namespace string) routing.Route {
 			Filters: filtersOf(listed(b.Filters), namespace),
 		})
 	}
+	to.Backends = served(&to, to.Backends)
 	return to
 }
 

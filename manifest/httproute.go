@@ -135,6 +135,7 @@ func (t *routeTimeouts) check(s scope) {
 }
 
 func (r *routeRetry) check(s scope) {
+	checkAttempts(s, &r.Attempts)
 	seen := make(map[int64]mark)
 	for _, c := range r.Codes {
 		if first, twice := seen[c.V]; twice {
@@ -153,13 +154,9 @@ func (r *routeRule) check(s scope) {
 			redirect = true
 		}
 	}
-	switch {
-	case redirect && len(r.BackendRefs) > 0:
+	if redirect && len(r.BackendRefs) > 0 {
 		s.fault(r.BackendRefs[0].mark, "a redirect answers the call itself; leave out backendRefs or the redirect")
-	case !redirect && len(r.BackendRefs) == 0:
-		s.fault(r.sub("backendRefs"), "is required, because no filter answers the call")
 	}
-	checkWeights(s, weightsOf(r.BackendRefs))
 	lists := [][]filter{filters}
 	for i := range r.BackendRefs {
 		lists = append(lists, listed(r.BackendRefs[i].Filters))
@@ -180,22 +177,17 @@ func weight(n *number) int64 {
 	return 1
 }
 
-func weightsOf(list []backendRef) (all []*number) {
-	for i := range list {
-		all = append(all, &list[i].Weight)
+// served returns the backends of a rule: as the Gateway API wants it, one that
+// answers 500 if there are none, or none gets calls, and no filter answers.
+func served(to *routing.Route, backends []routing.Backend) []routing.Backend {
+	sum := uint64(0)
+	for i := range backends {
+		sum += uint64(backends[i].Weight)
 	}
-	return all
-}
-
-// checkWeights reports backends of which none gets calls.
-func checkWeights(s scope, weights []*number) {
-	sum := int64(0)
-	for _, w := range weights {
-		sum += weight(w)
+	if sum == 0 && to.Redirect == nil {
+		return []routing.Backend{{Unserved: true, Weight: 1}}
 	}
-	if len(weights) > 0 && sum == 0 {
-		s.fault(weights[0].mark, "the weights of all backends are 0, which serves nobody")
-	}
+	return backends
 }
 
 func (h *httpRouteSpec) check(s scope) {
@@ -315,6 +307,7 @@ func (r *routeRule) routing(namespace string) routing.Route {
 			Filters: filtersOf(listed(b.Filters), namespace),
 		})
 	}
+	to.Backends = served(&to, to.Backends)
 	return to
 }
 

@@ -226,7 +226,9 @@ func destinations(cfg routing.Config) (all []gatemesh.Destination) {
 		for i := range rules {
 			mirrors(&rules[i].Filters)
 			for j := range rules[i].Backends {
-				all = append(all, rules[i].Backends[j].Destination)
+				if !rules[i].Backends[j].Unserved {
+					all = append(all, rules[i].Backends[j].Destination)
+				}
 				mirrors(&rules[i].Backends[j].Filters)
 			}
 		}

@@ -214,8 +214,6 @@ func TestRouteFaults(t *testing.T) {
 		gr(`matches: [{method: {method: a.b}}], ` + to):                                                                                                                                                     `matches[0].method.method: "a.b" is not the name of a gRPC method, such as Get`,
 		gr(`matches: [{method: {type: RegularExpression, service: "a)|(b"}}], ` + to):                                                                                                                       `matches[0].method.service: "a)|(b" is not a regular expression (RE2): unexpected )`,
 		gr(`filters: [{type: URLRewrite}], ` + to):                                                                                                                                                          `filters[0].type: "URLRewrite" is unknown; it must be RequestHeaderModifier or ResponseHeaderModifier or RequestMirror`,
-		gr(`matches: [{}]`): `backendRefs: is required`,
-		gr(`backendRefs: [{name: b, port: 1, weight: 0}]`): `backendRefs[0].weight: the weights of all backends are 0, which serves nobody`,
 	} {
 		t.Run(rule, func(t *testing.T) {
 			t.Parallel()

@@ -10,7 +10,7 @@ import (
 
 // trafficPolicy says how the endpoints of a service share its calls.
 type trafficPolicy struct {
-	mark              `refused:"connectionPool proxyProtocol retryBudget tls tunnel" why:"connectionPool=connections are the server's own configuration; proxyProtocol=it is not spoken; retryBudget=the budget is that of the server's breaker; tls=how services are reached is the server's own configuration; tunnel=there are none"`
+	mark              `refused:"connectionPool proxyProtocol retryBudget tls tunnel" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out; proxyProtocol=it is not spoken; retryBudget=the budget is that of the server's breaker; tls=how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out; tunnel=there are none"`
 	LoadBalancer      loadBalancer     `json:"loadBalancer"`
 	OutlierDetection  outlierDetection `json:"outlierDetection"`
 	PortLevelSettings []portPolicy     `json:"portLevelSettings" check:"items=4096"`
@@ -18,14 +18,14 @@ type trafficPolicy struct {
 
 // portPolicy stands in place of a trafficPolicy for one port.
 type portPolicy struct {
-	mark             `refused:"connectionPool tls" why:"connectionPool=connections are the server's own configuration; tls=how services are reached is the server's own configuration"`
+	mark             `refused:"connectionPool tls" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out; tls=how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out"`
 	Port             port             `json:"port" check:"required"`
 	LoadBalancer     loadBalancer     `json:"loadBalancer"`
 	OutlierDetection outlierDetection `json:"outlierDetection"`
 }
 
 type loadBalancer struct {
-	mark               `refused:"localityLbSetting" why:"localityLbSetting=the zone is the server's own configuration; simple=a call goes to an endpoint that the pool knows"`
+	mark               `refused:"localityLbSetting" why:"localityLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; simple=a call goes to an endpoint that the pool knows"`
 	Simple             text           `json:"simple" check:"enum=UNSPECIFIED|ROUND_ROBIN|LEAST_REQUEST|LEAST_CONN|RANDOM not=PASSTHROUGH"`
 	ConsistentHash     consistentHash `json:"consistentHash"`
 	Warmup             warmup         `json:"warmup"`
@@ -59,7 +59,7 @@ type outlierDetection struct {
 	Interval                 span   `json:"interval" check:"format=duration"`
 	BaseEjectionTime         span   `json:"baseEjectionTime" check:"format=duration"`
 	MaxEjectionPercent       number `json:"maxEjectionPercent" check:"min=1 max=100"`
-	MinHealthPercent         number `json:"minHealthPercent" check:"min=1 max=100"`
+	MinHealthPercent         number `json:"minHealthPercent" check:"max=100"`
 }
 
 func (t *trafficPolicy) check(s scope) {
@@ -172,7 +172,7 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 	var out TrafficPolicy
 	said := false
 	take := func(at mark, l *loadBalancer, o *outlierDetection) {
-		if at.present() {
+		if l.present() || o.present() {
 			said, out.Position = true, rule.scope.position(at)
 		}
 		if l.present() {
@@ -192,7 +192,7 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 		}
 	}
 	if port != nil {
-		out = TrafficPolicy{}
+		out, said = TrafficPolicy{}, false
 		take(port.mark, &port.LoadBalancer, &port.OutlierDetection)
 	}
 	return out, said
@@ -225,6 +225,9 @@ const (
 
 func (o *outlierDetection) configure(p *TrafficPolicy) {
 	p.MinHealthPercent = int(o.MinHealthPercent.V)
+	if o.MinHealthPercent.present() {
+		p.MinHealthPercent = max(p.MinHealthPercent, 1) // 0 is that somebody has to be in, too
+	}
 	e := pool.Ejection{
 		Base: cmp.Or(o.BaseEjectionTime.V, istioEjection), MaxPercent: int(o.MaxEjectionPercent.V), Window: o.Interval.V,
 		Failures: istioErrors, Server5xx: true,

@@ -48,7 +48,7 @@ func (f *faults) path(at gatemesh.Position, field string, in PathMatch) compiled
 			f.add(at, "%s.Value %q: %w", field, in.Value, err)
 			return out
 		}
-		out.text = match.Literal(in.Value, in.IgnoreCase)
+		out.text, out.cost = match.Literal(in.Value, in.IgnoreCase), match.Cost(in.Value)
 		return out
 	case in.Value == "":
 		in.Value = "/"

@@ -20,6 +20,9 @@ type subject struct {
 	path  string
 	rank  int
 	found *rule
+
+	work    int  // that regular expressions took
+	tooLong bool // path for more of them
 }
 
 // conditions are what a Match says besides the path.

@@ -186,7 +186,8 @@ const (
 	// the whole path as [gatemesh.Call.MatchPath] has it. It may have 4,096
 	// bytes, and compile to as many instructions. Those that begin with the same
 	// literal text are tried one by one; there may be 256 of them for a hostname
-	// or a service.
+	// or a service. A path of more than 1 KiB for which that is too much work is
+	// refused with 414.
 	PathRegex
 )
 

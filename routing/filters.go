@@ -90,7 +90,9 @@ type Redirect struct {
 	Status int // 301, 302, 303, 307 or 308. Default: 302.
 }
 
-// Rewrite changes what is sent on. The Call stays as it was judged, and
+// Rewrite changes what is sent on. The Call stays as it was judged: a policy of
+// the gateway is about the path and the host that the client asked for, and not
+// about what becomes of them here, which is for the service behind to judge.
 // X-Forwarded-Host names the host that the client asked for.
 type Rewrite struct {
 	Hostname string // the Host of the request, with or without a port. Default: unchanged.

@@ -33,6 +33,7 @@ type candidate struct {
 	match  *conditions // nil if there is no more to compare
 	rule   *rule
 	regex  *regexp.Regexp // nil but in bucket.regex
+	cost   int            // of regex, for each byte
 }
 
 // addition is a candidate with its path.
@@ -47,11 +48,12 @@ type compiledPath struct {
 	text     string // without the last slash of a prefix; of a regex, its Literal
 	foldCase bool
 	regex    *regexp.Regexp
+	cost     int // of regex
 }
 
 // add adds a valid match. Rules must be added in their order.
 func (p *paths) add(path compiledPath, m *conditions, r *rule) {
-	p.added = append(p.added, addition{candidate{match: m, rule: r, regex: path.regex}, path})
+	p.added = append(p.added, addition{candidate{match: m, rule: r, regex: path.regex, cost: path.cost}, path})
 }
 
 // sort gives the candidates the precedence of the Gateway API. Without it, they
@@ -158,6 +160,24 @@ func (s *subject) in(n *match.Node[bucket]) {
 	}
 }
 
+// What the regular expressions of one call may cost, as the client chooses the
+// path: some ten milliseconds (F-10). A path that is not long is not counted.
+const (
+	maxRegexWork = 1 << 19 // instructions by bytes
+	freePath     = 1 << 10
+)
+
+// affords reports whether regular expressions of that cost can be tried as well.
+// If not, the call is refused whatever else matches: another rule must not take
+// what is for this one.
+func (s *subject) affords(cost int) bool {
+	if len(s.path) > freePath {
+		s.work += cost * len(s.path)
+	}
+	s.tooLong = s.tooLong || s.work > maxRegexWork
+	return !s.tooLong
+}
+
 func (s *subject) try(all []candidate) {
 	for i := range all {
 		c := &all[i]
@@ -167,7 +187,7 @@ func (s *subject) try(all []candidate) {
 		if c.method != "" && c.method != s.method {
 			continue
 		}
-		if (c.match == nil || c.match.hold(s)) && (c.regex == nil || c.regex.MatchString(s.path)) {
+		if (c.match == nil || c.match.hold(s)) && (c.regex == nil || s.affords(c.cost) && c.regex.MatchString(s.path)) {
 			s.rank, s.found = c.rank, c.rule
 			return
 		}

@@ -28,8 +28,12 @@ func (t *table) serviceOf(d *gatemesh.Destination) *service {
 
 // route returns the rule for c, a call to d.
 func (s *service) route(t *table, c *gatemesh.Call, d *gatemesh.Destination) (*target, error) {
-	r := s.paths.match(&subject{call: c, method: c.Method(), table: t})
-	if r == nil {
+	what := subject{call: c, method: c.Method(), table: t}
+	r := s.paths.match(&what)
+	switch {
+	case what.tooLong:
+		return nil, denyLongPath
+	case r == nil:
 		return nil, denyNoRule.of(c)
 	}
 	return r.to(d.Port), nil

@@ -61,7 +61,11 @@ func (t *table) match(s *subject) (*rule, error) {
 		}
 		h = l.hosts
 	}
-	return h.match(s), nil
+	r := h.match(s)
+	if s.tooLong {
+		return nil, denyLongPath
+	}
+	return r, nil
 }
 
 // find is match for a call that is not judged as another one.

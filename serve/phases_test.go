@@ -156,15 +156,22 @@ func TestLameDuckHTTP1(t *testing.T) {
 // after it comes on a new connection, and none fails.
 func TestLameDuckHTTP2(t *testing.T) {
 	server, client := selfSigned(t)
+	t.Run("TLS", func(t *testing.T) { lameDuckHTTP2(t, server, client, "https://test") })
+	t.Run("plain", func(t *testing.T) { lameDuckHTTP2(t, nil, nil, "http://test") })
+}
+
+func lameDuckHTTP2(t *testing.T, server, client *tls.Config, url string) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newMemory()
-		server.Time, client.Time = wall, wall
+		if server != nil {
+			server.Time, client.Time = wall, wall
+		}
 		r := run(t, serve.Config{LameDuck: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, Handler: kinds(), TLS: server}}})
 		var dials atomic.Int32
-		tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: client, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		tr := http2To(client, func(context.Context, string, string) (net.Conn, error) {
 			dials.Add(1)
 			return l.dial()
-		}}
+		})
 		defer tr.CloseIdleConnections()
 		get := func(path string) (string, []textproto.MIMEHeader) {
 			var early []textproto.MIMEHeader
@@ -172,7 +179,7 @@ func TestLameDuckHTTP2(t *testing.T) {
 				early = append(early, h)
 				return nil
 			}})
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://test"+path, nil)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+path, nil)
 			require.NoError(t, err)
 			resp, err := tr.RoundTrip(req)
 			require.NoError(t, err)
@@ -206,9 +213,16 @@ func TestLameDuckHTTP2(t *testing.T) {
 // the listener is about to close, nor when what was sent before may still come.
 func TestGoAwayHeldBack(t *testing.T) {
 	server, client := selfSigned(t)
+	t.Run("TLS", func(t *testing.T) { goAwayHeldBack(t, server, client, "https://test") })
+	t.Run("plain", func(t *testing.T) { goAwayHeldBack(t, nil, nil, "http://test") })
+}
+
+func goAwayHeldBack(t *testing.T, server, client *tls.Config, url string) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newMemory()
-		server.Time, client.Time = wall, wall
+		if server != nil {
+			server.Time, client.Time = wall, wall
+		}
 		entered, release := make(chan struct{}), make(chan struct{})
 		r := run(t, serve.Config{LameDuck: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, TLS: server,
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -219,13 +233,13 @@ func TestGoAwayHeldBack(t *testing.T) {
 				_, _ = io.WriteString(w, "hello")
 			})}}})
 		var dials atomic.Int32
-		tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: client, DialContext: func(context.Context, string, string) (net.Conn, error) {
+		tr := http2To(client, func(context.Context, string, string) (net.Conn, error) {
 			dials.Add(1)
 			return l.dial()
-		}}
+		})
 		defer tr.CloseIdleConnections()
 		get := func(path string) error {
-			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://test"+path, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
 			if err != nil {
 				return err
 			}
@@ -257,6 +271,16 @@ func TestGoAwayHeldBack(t *testing.T) {
 		require.ErrorIs(t, get("/"), net.ErrClosed, "now the connection is over, and there is no other")
 		require.NoError(t, <-r.done)
 	})
+}
+
+// http2To is an HTTP/2 client, with prior knowledge if config is nil.
+func http2To(config *tls.Config, dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
+	tr := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: config, DialContext: dial}
+	if config == nil {
+		tr.Protocols = new(http.Protocols)
+		tr.Protocols.SetUnencryptedHTTP2(true)
+	}
+	return tr
 }
 
 // wall is the time of the certificates; that of a bubble begins in 2000.
@@ -363,7 +387,9 @@ func TestPingsInDrain(t *testing.T) {
 	server, client := selfSigned(t)
 	synctest.Test(t, func(t *testing.T) {
 		l := newMemory()
-		server.Time, client.Time = wall, wall
+		if server != nil {
+			server.Time, client.Time = wall, wall
+		}
 		client.NextProtos = []string{"h2"}
 		r := run(t, serve.Config{Drain: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, TLS: server, Handler: hello}}})
 		c, err := l.dial()
@@ -444,7 +470,9 @@ func TestListenerWithTLS(t *testing.T) {
 	server, client := selfSigned(t)
 	synctest.Test(t, func(t *testing.T) {
 		l, got := newMemory(), make(chan net.Conn, 1)
-		server.Time, client.Time = wall, wall
+		if server != nil {
+			server.Time, client.Time = wall, wall
+		}
 		r := run(t, serve.Config{Drain: 10 * time.Second, Servers: []serve.Server{{Name: "app", Listener: tls.NewListener(l, server),
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.TLS == nil || !r.TLS.HandshakeComplete {

@@ -86,8 +86,9 @@ type Server struct {
 	// what was accepted. HTTP/2 is then served with TLS and, to clients with
 	// prior knowledge, without. TLS must be nil, and so must GRPC. Default: none.
 	Wrap func(net.Listener) net.Listener
-	// TLS terminates TLS with HTTP/2 and HTTP/1.1. Default: plain HTTP/1.1. Must
-	// be nil with GRPC, whose own credentials terminate TLS.
+	// TLS terminates TLS with HTTP/2 and HTTP/1.1. Default: plain HTTP/1.1 and,
+	// for clients with prior knowledge such as those of gRPC, HTTP/2 (RFC 9113
+	// §3.3); nobody is upgraded to it. Must be nil with GRPC, whose own credentials terminate TLS.
 	TLS *tls.Config
 }
 

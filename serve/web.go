@@ -19,7 +19,7 @@ type web struct {
 
 func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
 	var protocols *http.Protocols // of net/http, unless
-	if s.Wrap != nil {
+	if s.TLS == nil {             // with TLS, ALPN says which; without, the client knows
 		protocols = new(http.Protocols)
 		protocols.SetHTTP1(true)
 		protocols.SetHTTP2(true)

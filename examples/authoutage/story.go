@@ -48,7 +48,7 @@ const (
 	// is expected of it, and overtime how much longer all phases together may
 	// last until they have.
 	streak   = 10
-	overtime = 30 * time.Second
+	overtime = time.Minute
 )
 
 // config is what the flags say.
@@ -97,7 +97,7 @@ var names = []string{naively: "naive", ourly: "ours"}
 func start(ctx context.Context, cfg config) (_ *story, err error) {
 	s := &story{config: cfg, ends: make([]end, len(phases)), overtime: overtime}
 	if cfg.broken != "" {
-		s.overtime /= 3 // what is waited for hardly ever comes
+		s.overtime = 2 * time.Second // what is waited for hardly ever comes
 	}
 	defer func() {
 		if err != nil {

@@ -30,7 +30,10 @@ func (o *options) byDNS(d gatemesh.Destination, policy manifest.TrafficPolicy, o
 		URL: fmt.Sprintf("%s://%s:%d", scheme, host, port),
 	}
 	endpoints, err := o.balanceDNS(&u, pool.DNSConfig{Host: host + ".", Port: port}, policy, observer)
-	return &service{host, policy, u, endpoints}, err
+	if err != nil {
+		return nil, err
+	}
+	return &service{host, policy, u, endpoints.pool}, nil
 }
 
 // bySRV has the upstreams with an SRV name in their URL, such as
@@ -54,15 +57,15 @@ func (o *options) bySRV(b *built, observer gatemesh.Observer) error {
 			errs = append(errs, err)
 			continue
 		}
-		b.closes = append(b.closes, endpoints.Close)
-		b.ready.pool(strings.TrimSuffix(to.Host, "."), endpoints)
+		b.follow(u, endpoints)
+		b.ready.pool(strings.TrimSuffix(to.Host, "."), endpoints.pool)
 	}
 	return errors.Join(errs...)
 }
 
 // balanceDNS has each call to u go to one of the endpoints that are found as cfg
 // says, by policy.
-func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
+func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*balanced, error) {
 	cfg.Resolver = o.resolver
 	dns, err := pool.NewDNS(cfg)
 	if err != nil {
@@ -72,19 +75,26 @@ func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy man
 }
 
 // balance has each call to u go to one of the endpoints that who finds, by policy.
-func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*pool.Pool, error) {
+func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*balanced, error) {
 	name := u.Service
 	if u.Namespace != "" {
 		name += "." + u.Namespace
 	}
-	of := pool.Config{Name: name, Resolver: who, Observer: observer}
-	policy.Configure(&of)
-	endpoints, err := pool.New(of)
-	if err != nil {
+	out := &balanced{cfg: pool.Config{Name: name, Resolver: who, Observer: observer}, policy: policy}
+	cfg := out.cfg
+	policy.Configure(&cfg)
+	var err error
+	if out.pool, err = pool.New(cfg); err != nil {
 		return nil, err
 	}
-	u.Balance = endpoints.Transport
-	return endpoints, nil
+	u.Balance = out.pool.Transport
+	return out, nil
+}
+
+// follow has what the manifests say about u reach its pool.
+func (b *built) follow(u *routing.Upstream, endpoints *balanced) {
+	b.closes = append(b.closes, endpoints.pool.Close)
+	b.balanced[serves(u)] = endpoints
 }
 
 // buildCalls says what happens to each call to an upstream: a span around it,

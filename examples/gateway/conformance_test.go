@@ -115,6 +115,7 @@ func (b *backends) echo(name string) http.Handler {
 // conformance is a gateway with the manifests of a test of the suite.
 type conformance struct {
 	t     *testing.T
+	plain *http.Client
 	ca    *devca.CA
 	addrs map[string]net.Addr
 	hosts []string // that there are certificates for
@@ -161,7 +162,7 @@ var (
 // serves starts a gateway with manifests.
 func (b *backends) serves(t *testing.T, manifests string, args ...string) *conformance {
 	t.Helper()
-	c := &conformance{t: t}
+	c := &conformance{t: t, plain: plainClient(t)}
 	args = append(args, "-manifests", folderOf(t, manifests+anybody), "-workload", "gateway."+suiteNamespace)
 	ports := map[string]bool{}
 	for _, m := range portPattern.FindAllStringSubmatch(manifests, -1) {
@@ -170,9 +171,9 @@ func (b *backends) serves(t *testing.T, manifests string, args ...string) *confo
 	for p := range ports {
 		args = append(args, "-listen", p+"=127.0.0.1:0")
 	}
-	for _, s := range services {
-		if strings.Contains(manifests, "{name: "+s+",") {
-			args = append(args, "-upstream", s+"="+b.urls[s])
+	for name, to := range b.urls {
+		if strings.Contains(manifests, "{name: "+name+",") {
+			args = append(args, "-upstream", name+"="+to)
 		}
 	}
 	if strings.Contains(manifests, "protocol: HTTPS") {
@@ -295,9 +296,9 @@ func (c *conformance) send(a *ask, port int, method, path string) (*http.Respons
 	t.Helper()
 	addr := c.addrs["public "+strconv.Itoa(port)]
 	require.NotNil(t, addr, "port %d: %v", port, slices.Collect(maps.Keys(c.addrs)))
-	scheme, client := "http", plainClient(t)
+	scheme, client := "http", *c.plain
 	if a.sni != "" {
-		scheme, client = "https", tlsClient(t, c.ca, addr, func(tr *http.Transport) {
+		scheme, client = "https", *tlsClient(t, c.ca, addr, func(tr *http.Transport) {
 			tr.TLSClientConfig.ServerName = a.sni
 			tr.TLSClientConfig.InsecureSkipVerify = true // some of these names have no certificate
 		})

@@ -167,7 +167,8 @@ type built struct {
 
 	// What the flags say, whatever the manifests do.
 	flags    []routing.Upstream
-	flagAuth *auth.Config // or nil
+	balanced map[gatemesh.Destination]*balanced // those of them with several endpoints
+	flagAuth *auth.Config                       // or nil
 	ready    readiness
 	closes   []func() error
 }
@@ -183,7 +184,7 @@ func (b *built) close() {
 
 // build reads every file and reports all faults at once.
 func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
-	b = &built{edge: edge.Config{
+	b = &built{balanced: map[gatemesh.Destination]*balanced{}, edge: edge.Config{
 		Upstreams: slices.Clone(o.upstreams), TrustedProxies: o.trusted,
 		ClientLimit: o.clientRate.Limit, ConsumerLimit: o.rate.Limit, Observer: observer,
 	}}

@@ -21,8 +21,9 @@ import (
 type version struct {
 	edge     edge.Config
 	set      *manifest.Set
-	services map[gatemesh.Destination]*service // that resolve by DNS
-	keys     *manifest.Authentication          // of RequestAuthentications; or nil
+	services map[gatemesh.Destination]*service               // that resolve by DNS
+	policies map[gatemesh.Destination]manifest.TrafficPolicy // of those that flags say
+	keys     *manifest.Authentication                        // of RequestAuthentications; or nil
 }
 
 // service is one that resolves by DNS. Versions share it.
@@ -66,6 +67,9 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 		return err
 	}
 	b.edge = b.version.edge
+	if err := b.usePolicies(b.version.policies, observer); err != nil {
+		return err
+	}
 	for _, s := range b.version.services {
 		b.ready.pool(s.name, s.pool)
 	}
@@ -89,7 +93,8 @@ func (o *options) newVersion(b *built, set *manifest.Set, old *version, observer
 	if name, namespace := set.Gateway(); namespace == v.edge.Workload.Namespace {
 		v.edge.Workload.Labels[gatemesh.GatewayLabel] = name
 	}
-	err = errors.Join(o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
+	v.policies, err = o.policies(b, set, v.edge.Workload)
+	err = errors.Join(err, o.checkListeners(b, set), o.checkTargets(set, v.edge.Workload), o.findServices(b, v, old, observer), o.authenticate(b, v, old, observer))
 	if err != nil {
 		v.close(old)
 		return nil, err
@@ -133,7 +138,9 @@ func (o *options) findServices(b *built, v, old *version, observer gatemesh.Obse
 	var to []gatemesh.Destination
 	for _, r := range v.set.Routes() {
 		for _, backend := range r.Backends {
-			to = append(to, backend.Destination)
+			if !backend.Unserved {
+				to = append(to, backend.Destination)
+			}
 		}
 	}
 	for _, d := range append(to, goesTo(v.set, v.edge.Workload)...) {
@@ -237,7 +244,7 @@ func (o *options) follow(b *built, g *edge.Gateway, observer gatemesh.Observer) 
 			old := b.version
 			b.version = v
 			old.close(v)
-			return nil
+			return b.usePolicies(v.policies, observer)
 		},
 	})
 	if err != nil {

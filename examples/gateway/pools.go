@@ -37,7 +37,7 @@ func (o *options) byList(b *built, observer gatemesh.Observer) error {
 			if err != nil {
 				errs = append(errs, fmt.Errorf("-upstream %s: %w", upstreamName(d), err))
 			} else if endpoints != nil {
-				b.closes = append(b.closes, endpoints.Close)
+				b.follow(&list[0], endpoints)
 			}
 		}
 		all = append(all, list[0])
@@ -48,7 +48,7 @@ func (o *options) byList(b *built, observer gatemesh.Observer) error {
 
 // static has u go to the URLs of list. It returns no pool if one of them is
 // faulty, of which checkUpstreams speaks.
-func (o *options) static(u *routing.Upstream, list []routing.Upstream, observer gatemesh.Observer) (*pool.Pool, error) {
+func (o *options) static(u *routing.Upstream, list []routing.Upstream, observer gatemesh.Observer) (*balanced, error) {
 	var addrs []string
 	scheme := ""
 	for _, one := range list {

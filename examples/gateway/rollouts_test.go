@@ -120,8 +120,8 @@ func TestRolloutMistakes(t *testing.T) {
 	}
 }
 
-// status reads the rollouts as JSON from the admin port.
-func status(t *testing.T, client *http.Client, admin string) canary.Status {
+// rolloutOf reads the rollout as JSON from the admin port.
+func rolloutOf(t *testing.T, client *http.Client, admin string) canary.Status {
 	t.Helper()
 	resp, body := get(t, client, "http://"+admin+"/rollouts?format=json", nil)
 	require.Equal(t, 200, resp.StatusCode, body)
@@ -171,14 +171,14 @@ func TestRolloutPage(t *testing.T) {
 	_, body := get(t, client, "http://"+public+"/rollouts", nil)
 	assert.Contains(t, []string{"v1", "v2"}, body, "the front door has users alone")
 
-	s := status(t, client, admin)
+	s := rolloutOf(t, client, admin)
 	assert.Equal(t, canary.Running, s.State.Phase)
 	assert.EqualValues(t, 4000, s.State.Share)
 	assert.Equal(t, 421, post(t, client, admin, "abort", http.Header{"Host": {"attacker.example"}}), "a name that resolves to us")
 	assert.Equal(t, 403, post(t, client, admin, "abort", http.Header{"Origin": {"http://attacker.example"}}), "another website")
-	assert.Equal(t, canary.Running, status(t, client, admin).State.Phase)
+	assert.Equal(t, canary.Running, rolloutOf(t, client, admin).State.Phase)
 	require.Equal(t, 303, post(t, client, admin, "promote", nil))
-	assert.Equal(t, canary.Promoted, status(t, client, admin).State.Phase)
+	assert.Equal(t, canary.Promoted, rolloutOf(t, client, admin).State.Phase)
 	_, body = get(t, client, "http://"+public+"/", nil)
 	assert.Equal(t, "v2", body)
 	assert.Equal(t, 409, post(t, client, admin, "abort", nil), "it has ended")
@@ -225,14 +225,14 @@ func TestRolloutSurvivesARestart(t *testing.T) {
 	}
 	const flag = "users.default:v1->v2:50@1h"
 	p := startProcess(t, bin, args(flag)...)
-	require.Equal(t, canary.Running, status(t, client, p.addrs["admin"]).State.Phase)
+	require.Equal(t, canary.Running, rolloutOf(t, client, p.addrs["admin"]).State.Phase)
 	require.Equal(t, 303, post(t, client, p.addrs["admin"], "abort", nil))
-	before := status(t, client, p.addrs["admin"]).State
+	before := rolloutOf(t, client, p.addrs["admin"]).State
 	require.Equal(t, canary.RolledBack, before.Phase)
 	p.end()
 
 	p = startProcess(t, bin, args(flag)...)
-	after := status(t, client, p.addrs["admin"]).State
+	after := rolloutOf(t, client, p.addrs["admin"]).State
 	assert.Equal(t, before.Phase, after.Phase)
 	assert.Equal(t, before.Changes, after.Changes)
 	assert.Zero(t, after.Share)
@@ -241,6 +241,6 @@ func TestRolloutSurvivesARestart(t *testing.T) {
 	p.end()
 
 	p = startProcess(t, bin, args(strings.Replace(flag, "v2", "v2#2", 1))...) // another build of v2
-	assert.Equal(t, canary.Running, status(t, client, p.addrs["admin"]).State.Phase)
+	assert.Equal(t, canary.Running, rolloutOf(t, client, p.addrs["admin"]).State.Phase)
 	p.end()
 }

@@ -130,6 +130,9 @@ func goesTo(set *manifest.Set, self gatemesh.Workload) (all []gatemesh.Destinati
 		mirrors(&r.Filters)
 		for i := range r.Backends {
 			mirrors(&r.Backends[i].Filters)
+			if r.Backends[i].Unserved {
+				continue
+			}
 			d := r.Backends[i].Destination
 			s := services[key{d.Service, d.Namespace}]
 			if s == nil {

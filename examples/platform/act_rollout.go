@@ -109,12 +109,12 @@ func (d *dealt) share() float64 {
 
 // enough is how many answers of v2 there may be: with one in 20 failed, three
 // standard errors take fewer than 300 for the verdict.
-const enough = 1000
+const enough = 800
 
 // actRollout begins to roll out a v2 that answers one request in 20 with an
 // error. Nobody acts, and soon nobody has it.
 func actRollout(ctx context.Context, p *platform, r *report) error {
-	users, err := p.users("rollout", 400)
+	users, err := p.users("rollout", 200)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ func actRollout(ctx context.Context, p *platform, r *report) error {
 		return err
 	}
 	log := p.why()
-	r.holds("n", "share of v2 before", "25 % ± 7", fmt.Sprintf("%.1f %%", before), before > rolloutShare-7 && before < rolloutShare+7)
+	r.holds("n", "share of v2 before", "25 % ± 9", fmt.Sprintf("%.1f %%", before), before > rolloutShare-9 && before < rolloutShare+9)
 	r.holds("n", "rolled back by itself", fmt.Sprintf("before %d answers of v2", enough), fmt.Sprintf("%s after %d in %.1f s", state.Phase, answered, took.Seconds()), state.Phase == canary.RolledBack)
 	r.holds("n", "log of the gateway", "says why, with the numbers", log, strings.Contains(log, "v2 failed"))
 	r.holds("n", "errors of v2", fmt.Sprintf("at most 1 in %d", badEvery), fmt.Sprintf("%d of %d, of %d requests in all", failed, answered, d.answered["v1"]+d.answered["v2"]), failed > 0 && failed <= answered/badEvery+1)

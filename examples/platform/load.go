@@ -31,7 +31,7 @@ type load struct {
 // how often each begins one: a busy front door, and time left for what is shown.
 const (
 	workers = 3
-	pace    = 5 * time.Millisecond
+	pace    = 15 * time.Millisecond
 )
 
 // startLoad lets the flows flow.

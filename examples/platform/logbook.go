@@ -16,6 +16,7 @@ import (
 type logBook struct {
 	mu    sync.Mutex
 	lines []logLine
+	raw   [][]byte // those of the end that nobody has looked for yet
 	out   io.Writer
 	level slog.LevelVar // Debug shows what each gate admits
 }
@@ -24,20 +25,31 @@ type logLine map[string]any
 
 const logLines = 4096
 
-// Write takes one JSON line from a slog handler.
+// Write takes one JSON line from a slog handler. It is read when somebody looks
+// for it: most are forgotten before.
 func (b *logBook) Write(p []byte) (int, error) {
-	var l logLine
-	if err := json.Unmarshal(p, &l); err != nil {
-		return 0, err
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.lines) >= logLines {
-		b.lines = append(b.lines[:0:0], b.lines[logLines/2:]...)
+	if len(b.raw) >= logLines {
+		b.raw = append(b.raw[:0:0], b.raw[logLines/2:]...)
 	}
-	b.lines = append(b.lines, l)
+	b.raw = append(b.raw, bytes.Clone(p))
 	_, err := io.Copy(b.out, bytes.NewReader(p))
 	return len(p), err
+}
+
+// read reads what has been written. The caller holds the lock.
+func (b *logBook) read() {
+	for _, raw := range b.raw {
+		var l logLine
+		if json.Unmarshal(raw, &l) == nil { // as slog writes all of them
+			b.lines = append(b.lines, l)
+		}
+	}
+	b.raw = nil
+	if more := len(b.lines) - logLines; more > 0 {
+		b.lines = append(b.lines[:0:0], b.lines[more:]...)
+	}
 }
 
 // logger returns the logger of one service. Its lines carry the request id and
@@ -61,6 +73,7 @@ func (b *logBook) find(service, msg, requestID, field string) string {
 func (b *logBook) newest(fits func(logLine) bool) logLine {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.read()
 	for i := len(b.lines) - 1; i >= 0; i-- {
 		if fits(b.lines[i]) {
 			return b.lines[i]

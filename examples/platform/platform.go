@@ -33,6 +33,7 @@ type config struct {
 	broken string    // the act whose guard is removed, or ""
 	rolls  bool      // whether services are going to be rolled
 	full   bool      // whether act h takes its full minute
+	few    bool      // whether acts make do with fewer requests, for the race detector
 	logs   io.Writer // where log lines go
 }
 

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func startTest(t *testing.T, broken string) *platform {
 	t.Helper()
-	p, err := start(context.Background(), config{listen: "127.0.0.1:0", broken: broken, rolls: broken == "" || broken == "k", logs: io.Discard})
+	p, err := start(context.Background(), config{listen: "127.0.0.1:0", broken: broken, rolls: broken == "" || broken == "k", few: true, logs: io.Discard})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, p.close()) })
 	return p

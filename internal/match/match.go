@@ -89,6 +89,20 @@ func Compile(pattern string, foldCase bool) (*regexp.Regexp, error) {
 	return regexp.Compile(`\A` + flags + pattern + `)\z`)
 }
 
+// Cost returns how many instructions a pattern of [Compile] has, each of which
+// may have to be looked at for each byte of a value.
+func Cost(pattern string) int {
+	tree, err := syntax.Parse(pattern, syntax.Perl)
+	if err != nil {
+		return MaxProgram
+	}
+	program, err := syntax.Compile(tree.Simplify())
+	if err != nil {
+		return MaxProgram
+	}
+	return len(program.Inst)
+}
+
 // Literal returns how every value begins that a pattern of [Compile] matches as
 // a whole, as far as that is one text. With foldCase the text is in lower case.
 func Literal(pattern string, foldCase bool) string {

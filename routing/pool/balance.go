@@ -16,7 +16,7 @@ const draws = 8
 // pick returns a member of g as b says, or nil if g has none, or none but those
 // that the call in again, which may be nil, was tried at. turn counts the picks
 // of round robin.
-func (g *group) pick(b Balancer, now int64, turn *atomic.Uint64, again context.Context) *Endpoint {
+func (g *group) pick(b Balancer, turn *atomic.Uint64, again context.Context) *Endpoint {
 	if len(g.members) == 0 {
 		return nil
 	}
@@ -33,7 +33,7 @@ func (g *group) pick(b Balancer, now int64, turn *atomic.Uint64, again context.C
 	case b == LeastRequest:
 		return lessLoaded(&g.members[i], &g.members[j])
 	}
-	return cheaper(now, &g.members[i], &g.members[j])
+	return cheaper(&g.members[i], &g.members[j])
 }
 
 // pair returns the numbers of two different members by chance and weight, or of
@@ -147,21 +147,21 @@ func lessLoaded(a, b *member) *Endpoint {
 // a stream that never shows a latency. One that failed before it had a sample,
 // as a pod that was in the DNS before it listened, gets another first attempt
 // after a while.
-func cheaper(now int64, a, b *member) *Endpoint {
+func cheaper(a, b *member) *Endpoint {
 	loadA, loadB := float64(a.inflight.Load())/a.weight, float64(b.inflight.Load())/b.weight
-	slowA, slowB := a.latency.at(now), b.latency.at(now)
+	slowA, slowB := compare(&a.latency, &b.latency)
 	newA, newB := slowA == 0, slowB == 0
 	switch {
 	case newA && newB:
 		// Equal but for what failed, and the load.
 		slowA, slowB = 1+float64(a.failures.Load()), 1+float64(b.failures.Load())
 	case newA:
-		if loadA == 0 && a.untried(now) {
+		if loadA == 0 && a.untried() {
 			return a.Endpoint
 		}
 		slowA = 2 * slowB
 	case newB:
-		if loadB == 0 && b.untried(now) {
+		if loadB == 0 && b.untried() {
 			return b.Endpoint
 		}
 		slowB = 2 * slowA
@@ -179,7 +179,7 @@ func cheaper(now int64, a, b *member) *Endpoint {
 // untried reports whether e, which has no sample, is to have its first attempt
 // or, if that failed, another one: when it is back from an ejection, or else in
 // a second, and twice as late after each further failure, up to a minute.
-func (e *Endpoint) untried(now int64) bool {
+func (e *Endpoint) untried() bool {
 	n := e.failures.Load()
 	if n == 0 {
 		return true
@@ -189,5 +189,5 @@ func (e *Endpoint) untried(now int64) bool {
 	if out := e.out.Load(); out > at {
 		due = out
 	}
-	return now >= due
+	return e.pool.now() >= due
 }

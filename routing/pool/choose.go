@@ -2,10 +2,10 @@ package pool
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"github.com/gatemesh-go/gatemesh"
 )
@@ -39,17 +39,13 @@ func (p *Pool) Chooser(candidates []*Endpoint) *Chooser {
 // It takes no lock, does not allocate but after a change, and changes nothing
 // but whose turn it is: [Endpoint.Begin] must follow.
 func (c *Chooser) Choose(ctx context.Context, r Request) *Endpoint {
-	return c.choose(ctx, int64(time.Since(c.pool.epoch)), r) // cheaper than time.Now
-}
-
-func (c *Chooser) choose(ctx context.Context, now int64, r Request) *Endpoint {
 	switch len(c.list) {
 	case 0:
 		return nil
 	case 1:
 		return c.list[0]
 	}
-	v := c.current(now)
+	v := c.current()
 	var again context.Context // of a call that is tried again
 	call := gatemesh.FromContext(ctx)
 	if call != nil && call.Attempt() > 1 {
@@ -64,31 +60,32 @@ func (c *Chooser) choose(ctx context.Context, now int64, r Request) *Endpoint {
 	if s := v.nearShare; s < 1 && (s == 0 || rand.Float64() >= s) {
 		first, second, turn, turn2 = second, first, turn2, turn
 	}
-	if e := first.pick(v.balancer, now, turn, again); e != nil {
+	if e := first.pick(v.balancer, turn, again); e != nil {
 		return e
 	}
-	if e := second.pick(v.balancer, now, turn2, again); e != nil {
+	if e := second.pick(v.balancer, turn2, again); e != nil {
 		return e
 	}
 	// All were tried, but are not known to be bad.
-	if e := first.pick(v.balancer, now, turn, nil); e != nil {
+	if e := first.pick(v.balancer, turn, nil); e != nil {
 		return e
 	}
-	return second.pick(v.balancer, now, turn2, nil)
+	return second.pick(v.balancer, turn2, nil)
 }
 
 // current returns the view of now, or the last one while another goroutine
-// makes it.
-func (c *Chooser) current(now int64) *view {
+// makes it. It reads the clock, which costs more than all the rest of a choice,
+// only if time alone makes the view old.
+func (c *Chooser) current() *view {
 	v := c.view.Load()
-	if v != nil && v.changes == c.pool.changes.Load() && now < v.until {
+	if v != nil && v.changes == c.pool.changes.Load() && (v.until == math.MaxInt64 || c.pool.now() < v.until) {
 		return v
 	}
 	if v != nil && !c.viewing.CompareAndSwap(false, true) {
 		return v
 	}
 	changes := c.pool.changes.Load() // first: what comes after it is seen the next time
-	n := newView(c.pool.state.Load(), changes, now, c.list)
+	n := newView(c.pool.state.Load(), changes, c.pool.now(), c.list)
 	c.view.Store(n)
 	if v != nil {
 		c.viewing.Store(false)

@@ -85,8 +85,7 @@ type Config struct {
 	// MinHealthPercent is the panic threshold: if a smaller share of endpoints
 	// is in, in percent, all are used, whether they are ejected or have failed
 	// their health checks: the few that are in could not carry the load. So they
-	// are if none is in. Default: 100 less Ejection.MaxPercent, at least 1; 1 to
-	// 100.
+	// are if none is in. Default: what Ejection.MaxPercent leaves in; 1 to 100.
 	MinHealthPercent int
 	// Health asks the endpoints whether they are well. Default: nobody does.
 	Health Health
@@ -191,7 +190,8 @@ type Ejection struct {
 	// is also its lower limit; at most 1 h.
 	Max time.Duration
 	// MaxPercent bounds the share of endpoints that are out, in percent,
-	// rounded down. One endpoint always stays in. Those that have failed their
+	// rounded down; one may be out whatever the share, as with Envoy, and one
+	// always stays in. Those that have failed their
 	// health checks count as out, but are not held in by it. If a larger share
 	// is out, because others have left or these have come back, it is
 	// [Config.MinHealthPercent] that decides.

@@ -30,7 +30,6 @@ func (cfg Config) withDefaults() Config {
 	setDefault(&e.FailurePercent, defaultFailurePercent)
 	setDefault(&e.MinSamples, defaultMinSamples)
 	setDefault(&e.Window, defaultWindow)
-	setDefault(&cfg.MinHealthPercent, max(1, 100-e.MaxPercent))
 	cfg.Health = cfg.Health.withDefaults()
 	return cfg
 }
@@ -73,7 +72,7 @@ func (cfg *Config) validate() error {
 	if a := cfg.Warmup.Aggression; !(a >= 0.1 && a <= 10) { // NaN, too
 		f.add("Warmup.Aggression %v is not between 0.1 and 10", a)
 	}
-	f.between("MinHealthPercent", cfg.MinHealthPercent, 1, 100)
+	f.between("MinHealthPercent", cfg.MinHealthPercent, 0, 100)
 	cfg.Ejection.validate(&f)
 	f.errs = append(f.errs, cfg.Health.validate()...)
 	return errors.Join(f.errs...)

@@ -29,7 +29,7 @@ func (r reason) String() string {
 }
 
 // mayBeOut returns how many of n endpoints may be ejected. One always stays.
-func mayBeOut(n, percent int) int { return max(0, min(n*percent/100, n-1)) }
+func mayBeOut(n, percent int) int { return max(0, min(max(n*percent/100, 1), n-1)) }
 
 // ejectFor returns how long an endpoint is out that was ejected repeats times
 // before, the last time until lastOut, and how often it was from now on.

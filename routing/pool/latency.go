@@ -40,7 +40,11 @@ var fine, coarse = func() (fine, coarse [256]float64) {
 // weight is what is left at the time at of a sample of the time ms, e to the
 // power of -passed/decay.
 func weight(ms uint32, at int64) float64 {
-	passed := int32(uint32(at/int64(time.Millisecond)) - ms)
+	return left(int32(uint32(at/int64(time.Millisecond)) - ms))
+}
+
+// left is what is left of a sample after passed ms.
+func left(passed int32) float64 {
 	switch {
 	case passed <= 0: // another goroutine has a later time
 		return 1
@@ -58,6 +62,23 @@ func (l *latency) at(at int64) float64 {
 	}
 	average, ms := unpack(word)
 	return average * weight(ms, at)
+}
+
+// compare returns the averages of a and b at the time of the later sample of the
+// two, or 0 for one that has none. Both have sunk by the same factor since, so
+// that it is not necessary to know what time it is.
+func compare(a, b *latency) (ofA, ofB float64) {
+	wordA, wordB := a.word.Load(), b.word.Load()
+	ofA, msA := unpack(wordA)
+	ofB, msB := unpack(wordB)
+	switch {
+	case wordA == 0 || wordB == 0:
+	case int32(msA-msB) > 0:
+		ofB *= left(int32(msA - msB))
+	default:
+		ofA *= left(int32(msB - msA))
+	}
+	return ofA, ofB
 }
 
 // change replaces the average by what next makes of it.

@@ -205,6 +205,9 @@ func (p *Pool) Refresh() {
 // the wall clock cannot set back.
 func (p *Pool) clock(now time.Time) int64 { return int64(now.Sub(p.epoch)) }
 
+// now is clock of the time it is, for less than time.Now costs.
+func (p *Pool) now() int64 { return int64(time.Since(p.epoch)) }
+
 // fault returns why the last lookup failed, or nil.
 func (p *Pool) fault() error {
 	p.mu.Lock()

@@ -68,7 +68,7 @@ func (p *Pool) Endpoints() []EndpointStatus {
 			in++
 		}
 	}
-	if panics(in, len(all), s.version.MinHealthPercent) {
+	if s.version.panics(in, len(all)) {
 		for i := range all {
 			all[i].Ignored = all[i].State > Warming
 		}

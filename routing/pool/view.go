@@ -33,7 +33,12 @@ type member struct {
 func (e *Endpoint) isIn(now int64) bool { return e.out.Load() <= now && !e.unhealthy.Load() }
 
 // panics reports whether so few of n endpoints are in that all are used.
-func panics(in, n, minHealthPercent int) bool { return in == 0 || in*100 < n*minHealthPercent }
+func (cfg *Config) panics(in, n int) bool {
+	if cfg.MinHealthPercent == 0 {
+		return in == 0 || in < n-mayBeOut(n, cfg.Ejection.MaxPercent)
+	}
+	return in == 0 || in*100 < n*cfg.MinHealthPercent
+}
 
 // newView returns the view of list, which is not empty, at now.
 func newView(s *state, changes uint64, now int64, list []*Endpoint) *view {
@@ -48,7 +53,7 @@ func newView(s *state, changes uint64, now int64, list []*Endpoint) *view {
 			in = append(in, e)
 		}
 	}
-	if panics(len(in), len(list), cfg.MinHealthPercent) {
+	if cfg.panics(len(in), len(list)) {
 		in = list
 	}
 	near, far := 0.0, 0.0 // sums of weights

@@ -255,7 +255,11 @@ func (g *Gateway) Admin() http.Handler {
 		for _, r := range p.routes.Routes {
 			to := route{Name: r.Name, Position: r.Position.String(), Hostnames: r.Hostnames}
 			for _, b := range r.Backends {
-				to.Backends = append(to.Backends, fmt.Sprintf("%s weight %d", b.Destination, b.Weight))
+				where := b.Destination.String()
+				if b.Unserved {
+					where = "nobody"
+				}
+				to.Backends = append(to.Backends, fmt.Sprintf("%s weight %d", where, b.Weight))
 			}
 			config.Routes = append(config.Routes, to)
 		}

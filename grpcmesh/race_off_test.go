@@ -1,0 +1,5 @@
+//go:build !race
+
+package grpcmesh_test
+
+const lifecycles = 1000
