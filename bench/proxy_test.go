@@ -93,7 +93,7 @@ spec:
 func gatewayConfig(tb testing.TB, origin string) edge.Config {
 	set, err := manifest.LoadFS(fstest.MapFS{"all.yaml": {Data: []byte(proxyManifests)}})
 	require.NoError(tb, err)
-	cfg := edge.Config{Manifests: set, Workload: gatemesh.Workload{Name: "gw", TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "gw"}}
+	cfg := edge.Config{Manifests: set, Ports: map[uint16]uint16{80: 0, 443: 0}, Workload: gatemesh.Workload{Name: "gw", TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "gw"}}
 	for _, version := range []string{"v1", "v2"} {
 		cfg.Upstreams = append(cfg.Upstreams, routing.Upstream{
 			Service: "users", Namespace: "shop", URL: "http://users", Labels: map[string]string{"version": version},

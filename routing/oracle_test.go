@@ -423,8 +423,8 @@ func agree(t testing.TB, router *routing.Router, cfg routing.Config, a asked) (h
 func TestOracle(t *testing.T) {
 	t.Parallel()
 	for _, size := range []struct{ routes, tables, calls, hits int }{
-		{1, unlessRacing(100, 20), 20, unlessRacing(60, 12)}, {10, unlessRacing(100, 20), 30, unlessRacing(800, 160)},
-		{1000, 1, unlessRacing(200, 40), unlessRacing(60, 12)}, {unlessRacing(10_000, 3000), 1, 20, unlessRacing(10, 5)},
+		{1, unlessRacing(100, 20), 20, unlessRacing(60, 5)}, {10, unlessRacing(100, 20), 30, unlessRacing(800, 160)},
+		{1000, 1, unlessRacing(200, 40), unlessRacing(60, 5)}, {unlessRacing(10_000, 3000), 1, 20, unlessRacing(10, 5)},
 	} {
 		t.Run(fmt.Sprint(size.routes), func(t *testing.T) {
 			r, hits := rand.New(rand.NewPCG(1, uint64(size.routes))), 0
