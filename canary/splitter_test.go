@@ -45,7 +45,7 @@ func TestPX01_Shares(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			const n = 40_000
+			const n = 100_000
 			s := newSplitter(t, tt.salt, weighted(tt.weights...))
 			count := map[string]int{}
 			for i := range n {
@@ -56,7 +56,7 @@ func TestPX01_Shares(t *testing.T) {
 				if want == 0 || want == 100 {
 					assert.Equal(t, want, got, "v%d", i+1)
 				}
-				assert.InDelta(t, want, got, 0.7, "v%d", i+1)
+				assert.InDelta(t, want, got, 0.5, "v%d", i+1)
 			}
 		})
 	}
