@@ -48,7 +48,7 @@ const (
 	// is expected of it, and overtime how much longer all phases together may
 	// last until they have.
 	streak   = 10
-	overtime = time.Minute
+	overtime = 2 * time.Minute
 )
 
 // config is what the flags say.

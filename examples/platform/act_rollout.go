@@ -109,7 +109,7 @@ func (d *dealt) share() float64 {
 
 // enough is how many answers of v2 there may be: with one in 20 failed, three
 // standard errors take fewer than 300 for the verdict.
-const enough = 800
+const enough = 500
 
 // actRollout begins to roll out a v2 that answers one request in 20 with an
 // error. Nobody acts, and soon nobody has it.
