@@ -69,19 +69,19 @@ func TestBadInput_Weights(t *testing.T) {
 func TestRulesWithoutBackends(t *testing.T) {
 	t.Parallel()
 	nobody := []routing.Backend{{Unserved: true, Weight: 1}}
-	for _, backends := range []string{"[]", "[{name: b, port: 1, weight: 0}]", "[{name: b, port: 1, weight: 0}, {name: c, port: 1, weight: 0}]"} {
-		for _, kind := range []string{"HTTPRoute", "GRPCRoute"} {
-			text := strings.Replace(route(backends), "kind: HTTPRoute", "kind: "+kind, 1)
-			if backends == "[]" {
-				text = strings.Replace(text, "backendRefs: []", "name: nobody", 1)
-			}
-			set, err := manifest.Parse("a.yaml", []byte(text))
-			require.NoError(t, err, text)
-			require.Len(t, set.Routes(), 1)
-			assert.Equal(t, nobody, set.Routes()[0].Backends)
-			router, err := routing.New(routing.Config{Listeners: set.RouteListeners(nil), Routes: set.Routes()})
-			require.NoError(t, err, "there need not be an upstream")
-			assert.NoError(t, router.Close())
+	for _, kind := range []string{"HTTPRoute", "GRPCRoute"} {
+		text := strings.Replace(route("[]"), "kind: HTTPRoute", "kind: "+kind, 1)
+		text = strings.Replace(text, "backendRefs: []", "name: nobody", 1)
+		set, err := manifest.Parse("a.yaml", []byte(text))
+		require.NoError(t, err, text)
+		require.Len(t, set.Routes(), 1)
+		assert.Equal(t, nobody, set.Routes()[0].Backends)
+		router, err := routing.New(routing.Config{Listeners: set.RouteListeners(nil), Routes: set.Routes()})
+		require.NoError(t, err, "there need not be an upstream")
+		assert.NoError(t, router.Close())
+		for _, backends := range []string{"[{name: b, port: 1, weight: 0}]", "[{name: b, port: 1, weight: 0}, {name: c, port: 1, weight: 0}]"} {
+			_, err := manifest.Parse("a.yaml", []byte(strings.Replace(route(backends), "kind: HTTPRoute", "kind: "+kind, 1)))
+			assert.ErrorContains(t, err, "spec.rules[0].backendRefs[0].weight: the weights of all backends are 0, which serves nobody")
 		}
 	}
 	// One without weight beside others is just never chosen, and a redirect needs nobody.

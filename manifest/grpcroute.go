@@ -78,6 +78,11 @@ func (m *grpcMatch) check(s scope) { checkHeaders(s, m.Headers) }
 
 func (r *grpcRule) check(s scope) {
 	checkFilters(s, listed(r.Filters))
+	weights := make([]*number, len(r.BackendRefs))
+	for i := range r.BackendRefs {
+		weights[i] = &r.BackendRefs[i].Weight
+	}
+	checkWeights(s, weights)
 }
 
 func (g *grpcRouteSpec) check(s scope) {

@@ -157,6 +157,11 @@ func (r *routeRule) check(s scope) {
 	if redirect && len(r.BackendRefs) > 0 {
 		s.fault(r.BackendRefs[0].mark, "a redirect answers the call itself; leave out backendRefs or the redirect")
 	}
+	weights := make([]*number, len(r.BackendRefs))
+	for i := range r.BackendRefs {
+		weights[i] = &r.BackendRefs[i].Weight
+	}
+	checkWeights(s, weights)
 	lists := [][]filter{filters}
 	for i := range r.BackendRefs {
 		lists = append(lists, listed(r.BackendRefs[i].Filters))
@@ -177,14 +182,23 @@ func weight(n *number) int64 {
 	return 1
 }
 
-// served returns the backends of a rule: as the Gateway API wants it, one that
-// answers 500 if there are none, or none gets calls, and no filter answers.
-func served(to *routing.Route, backends []routing.Backend) []routing.Backend {
-	sum := uint64(0)
-	for i := range backends {
-		sum += uint64(backends[i].Weight)
+// checkWeights reports backends of which none gets calls. The Gateway API would
+// answer them with 500; who writes that has more likely made a mistake, and can
+// leave the backends out.
+func checkWeights(s scope, weights []*number) {
+	sum := int64(0)
+	for _, w := range weights {
+		sum += weight(w)
 	}
-	if sum == 0 && to.Redirect == nil {
+	if len(weights) > 0 && sum == 0 {
+		s.fault(weights[0].mark, "the weights of all backends are 0, which serves nobody")
+	}
+}
+
+// served returns the backends of a rule: as the Gateway API wants it, one that
+// answers 500 if there are none and no filter answers.
+func served(to *routing.Route, backends []routing.Backend) []routing.Backend {
+	if len(backends) == 0 && to.Redirect == nil {
 		return []routing.Backend{{Unserved: true, Weight: 1}}
 	}
 	return backends

@@ -329,3 +329,11 @@ func TestConformanceWeight(t *testing.T) {
 	assert.InDelta(t, 350, seen["infra-v1"], 60, "%v", seen)
 	assert.Equal(t, 500, seen["infra-v1"]+seen["infra-v2"], "%v", seen)
 }
+
+// A rule without backends is one that answers 500.
+func TestConformanceNoBackends(t *testing.T) {
+	t.Parallel()
+	c := newBackends(t).serves(t, sameNamespace+httpRoute("r", "same-namespace", "  rules: [{matches: ["+prefix("/")+"]}]"))
+	resp, _ := c.send(&ask{}, 80, "GET", "/")
+	assert.Equal(t, 500, resp.StatusCode)
+}
