@@ -27,7 +27,8 @@
 // replicas do, [Analysis] what decides, [Store] what they agree through, and
 // [NewPage] what people see. In the code, share.go is the line that users stand
 // on, pick.go cuts it, plan.go says what becomes of a rollout without doing it,
-// and replica.go does it.
+// and replica.go does it; counting.go has what is counted until then, actions.go
+// what people do to a rollout.
 //
 // The version follows from who calls and from the weights alone, so that all
 // replicas agree, restarts forget nothing, and a client can choose a version
