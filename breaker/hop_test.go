@@ -142,6 +142,7 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 			client, err := grpcmesh.NewClient(outbound(t, newRetry(t, func(c *RetryConfig) {
 				c.Idempotent = func(*gatemesh.Call) bool { return true }
 				c.BackoffBase, c.BackoffMax = time.Millisecond, time.Millisecond
+				c.MinPerSecond = 5 // by default, 60 are lent, which is a tenth of more calls than these
 			}).Layer()))
 			require.NoError(t, err)
 			next := dial(addr, client.Options()...)
@@ -184,7 +185,7 @@ func TestF09_OutsideHasNoSay(t *testing.T) {
 				u := newUpstream(status(503))
 				rt := outbound(t, newRetry(t).Layer()).Transport(u)
 				r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-				r.Header.Set(gatemesh.HopHeader, "attempt=2, retry")
+				r.Header.Set(gatemesh.HopHeader, "attempt=2, retries=1")
 				if peer {
 					r.TLS = &tls.ConnectionState{}
 				}
@@ -210,7 +211,7 @@ func TestRetriesAreAnnounced(t *testing.T) {
 			method string
 			most   int
 			want   string
-		}{{"GET", 3, "retry"}, {"GET", 1, ""}, {"POST", 3, ""}} {
+		}{{"GET", 3, "retries=2"}, {"GET", 1, ""}, {"POST", 3, ""}} {
 			u := newUpstream(func(r *http.Request) (*http.Response, error) {
 				assert.Equal(t, test.want, r.Header.Get(gatemesh.HopHeader), test)
 				return status(200)(r)
