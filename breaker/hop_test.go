@@ -123,6 +123,7 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 	t.Parallel()
 	const calls = 400
 	var n hops
+	var said [len(n)]told // of the first call
 	ca := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(ca.Close)
 	front := healthpb.HealthClient(nil)
@@ -155,7 +156,9 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 		require.NoError(t, err)
 		g := grpc.NewServer(append(server.Options(), grpc.Creds(credentials.NewServerTLSFromCert(&ca.TLS.Certificates[0])),
 			grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-				n[i].Add(1)
+				if n[i].Add(1) <= 3 {
+					said[i].add(gatemesh.FromContext(ctx).Hop().String())
+				}
 				return h(ctx, req)
 			}))...)
 		healthpb.RegisterHealthServer(g, s)
@@ -171,6 +174,9 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 		assert.Equal(t, codes.Unavailable, check(t.Context(), front))
 	}
 	assert.EqualValues(t, calls, n[0].Load())
+	for i := 1; i < len(n); i++ {
+		assert.Equal(t, []string{"retries=2", "attempt=2, retries=1", "attempt=3, retries=0"}, said[i].take(), i)
+	}
 	assert.GreaterOrEqual(t, float64(n[3].Load()), 1.05*calls)
 	assert.LessOrEqual(t, float64(n[3].Load()), 1.1*calls)
 }
