@@ -99,7 +99,7 @@ func forwardedPair(v string) (rest string, more bool) {
 
 func tokenLength(s string) int {
 	for i := range len(s) {
-		if !validFieldName(s[i : i+1]) {
+		if !tokenByte[s[i]] {
 			return i
 		}
 	}
