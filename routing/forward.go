@@ -165,31 +165,3 @@ func withoutUpgrade(h http.Header) http.Header {
 	delete(h, "Http2-Settings")
 	return h
 }
-
-// send carries out the request through the outbound gates. It keeps our own
-// response fields ours: an identity that the upstream echoes is not for the
-// client, and a 101 is not written by the chain's response writer, which sets
-// the request id on all others.
-func send(req *http.Request) (*http.Response, error) {
-	d := dispatchFrom(req.Context())
-	resp, err := d.table.outbound.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	d.answer = resp.Body
-	if len(resp.Trailer) > 0 && req.ProtoMajor == 1 && req.Method != http.MethodHead {
-		// HTTP/2 has trailers behind a body of known length, HTTP/1 has not. The
-		// version is that of the client's request.
-		resp.Header.Del("Content-Length")
-		resp.ContentLength = -1
-	}
-	for name := range resp.Header {
-		if gatemesh.CarriesIdentity(name) {
-			delete(resp.Header, name)
-		}
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Header.Set(gatemesh.RequestIDHeader, d.call.RequestID())
-	}
-	return resp, nil
-}

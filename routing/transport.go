@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,9 +110,12 @@ func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
 // that it is known who is to blame when the request breaks off.
 type dispatch struct {
 	context.Context
-	io.ReadCloser                       // the body that the client sends, if there is one
-	unreadable    atomic.Pointer[error] // why that body broke off
-	answer        io.Closer             // the body that the upstream sends, or nil
+	io.ReadCloser                                       // the body that the client sends, if there is one
+	unreadable    atomic.Pointer[error]                 // why that body broke off
+	answer        io.Closer                             // the body that the upstream sends, or nil
+	rest          rest                                  // the same with its trailers
+	inform        func(int, textproto.MIMEHeader) error // the client, of a 1xx answer
+	informed      atomic.Int32
 	call          *gatemesh.Call
 	table         *table
 	upstream      *upstream
