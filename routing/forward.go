@@ -19,7 +19,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	// ReverseProxy drops parameters that net/url cannot parse, but policies
 	// and upstreams are to see the same query, but for a credential in it.
 	u.RawQuery = d.call.ForwardedQuery()
-	forwarding(pr.In, pr.Out.Header, d.call)
+	forwarding(pr.In, pr.Out.Header, d.call, &d.forwarded)
 	if d.path != d.call.Path() {
 		setPath(u, d.path)
 	}
@@ -31,7 +31,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 
 // forwarding sets the fields that say whom and what the request came from.
 // Entry has dropped those of callers that are not trusted.
-func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
+func forwarding(in *http.Request, h http.Header, c *gatemesh.Call, made *[3][1]string) {
 	remote := c.RemoteAddr().Addr().Unmap().WithZone("")
 	var chain, forwarded []string
 	host := in.Host
@@ -45,13 +45,19 @@ func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
 		chain = append(chain[:len(chain):len(chain)], remote.String())
 	}
 	if len(chain) > 0 {
-		h.Set("X-Forwarded-For", strings.Join(chain, ", "))
+		set(h, "X-Forwarded-For", strings.Join(chain, ", "), &made[0])
 	}
-	h.Set("X-Forwarded-Host", host)
-	h.Set("X-Forwarded-Proto", c.Scheme())
+	set(h, "X-Forwarded-Host", host, &made[1])
+	set(h, "X-Forwarded-Proto", c.Scheme(), &made[2])
 	if len(forwarded) > 0 && wellFormed(forwarded) {
 		h.Set("Forwarded", strings.Join(forwarded, ", ")+", "+forwardedElement(remote, in))
 	}
+}
+
+// set is h.Set for a name in canonical form, with room for the value.
+func set(h http.Header, name, value string, room *[1]string) {
+	room[0] = value
+	h[name] = room[:]
 }
 
 // wellFormed reports whether the values of Forwarded are by the grammar of RFC

@@ -121,6 +121,7 @@ type dispatch struct {
 	upstream      *upstream
 	destination   gatemesh.Destination
 	stages        stages
+	forwarded     [3][1]string    // room for the fields about whom the request came from
 	path          string          // to be sent
 	copied        *gatemesh.Route // of a copy for a mirror
 	limited       bool            // the route bounds how long the call takes
