@@ -53,14 +53,14 @@ func (s *edgeSet) trust(f *edgeFile, last *edgeSet) error {
 	if err != nil {
 		return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s: %w", f.from, err)
 	}
-	pool := x509.NewCertPool()
+	trusted := newRoots()
 	for _, c := range certs {
 		if !c.BasicConstraintsValid || !c.IsCA { // it would be trusted as it is
 			return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s holds a certificate that is no CA", f.from)
 		}
-		pool.AddCert(c)
+		trusted.add(c)
 	}
-	s.clients, s.clientSum = pool, f.sum
+	s.clients, s.clientSum = trusted, f.sum
 	return nil
 }
 
@@ -108,8 +108,8 @@ func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certifica
 	case len(certs) > maxChain:
 		return nil, fmt.Errorf("mtls: the client sent more than %d certificates", maxChain)
 	}
-	roots := s.watch.Current().clients
-	if roots == nil { // they are ignored; crypto/x509 would read it as the system roots
+	trusted := s.watch.Current().clients
+	if trusted == nil {
 		return nil, errClientUnwanted
 	}
 	leaf := certs[0]
@@ -118,13 +118,7 @@ func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certifica
 			return nil, errClientWorkload
 		}
 	}
-	intermediates := x509.NewCertPool()
-	for _, c := range certs[1:] {
-		intermediates.AddCert(c)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	_, err := trusted.chains(certs, x509.ExtKeyUsageClientAuth, now)
 	if err != nil {
 		return nil, fmt.Errorf("mtls: the client: %w", err)
 	}

@@ -68,7 +68,7 @@ func (c *edgeCert) validAt(now time.Time) bool { return !now.Before(c.since) && 
 // edgeSet is what an edge serves. It is immutable but for the ticket keys.
 type edgeSet struct {
 	certs     []*edgeCert
-	clients   *x509.CertPool // whom clients' certificates are verified against, nil if not at all
+	clients   *roots // whom clients' certificates are verified against, nil if not at all
 	clientSum follow.Version
 
 	byName map[string][]*edgeEntry
@@ -122,7 +122,7 @@ func (s *edgeSet) index(e *Edge, cfg *EdgeConfig) error {
 			SessionTicketsDisabled: cfg.DisableTickets,
 			// By crypto/tls as well, for whom it is a reason to make a full
 			// handshake instead of resuming a session.
-			ClientAuth: cfg.Clients.auth(), ClientCAs: s.clients, VerifyConnection: e.verifyClient,
+			ClientAuth: cfg.Clients.auth(), ClientCAs: s.clients.certPool(), VerifyConnection: e.verifyClient,
 		}}
 		for _, name := range c.names {
 			s.byName[name] = append(s.byName[name], entry)
