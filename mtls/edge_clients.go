@@ -1,10 +1,13 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -21,12 +24,14 @@ const (
 	EdgeClientsRequired
 )
 
+// auth is what crypto/tls demands. It does not verify what it gets: any stranger
+// could keep it busy, see [roots.intermediates].
 func (m EdgeClients) auth() tls.ClientAuthType {
 	switch m {
 	case EdgeClientsOptional:
-		return tls.VerifyClientCertIfGiven
+		return tls.RequestClientCert
 	case EdgeClientsRequired:
-		return tls.RequireAndVerifyClientCert
+		return tls.RequireAnyClientCert
 	}
 	return tls.NoClientCert
 }
@@ -64,6 +69,35 @@ func (s *edgeSet) trust(f *edgeFile, last *edgeSet) error {
 	return nil
 }
 
+// resume has sessions resumed under the authorities of clients that they began
+// with, and for as long as all certificates are valid that the client has sent.
+// Otherwise there is a full handshake, for which it may have a newer one.
+func (s *edgeSet) resume(c *tls.Config) {
+	if s.clients == nil {
+		return
+	}
+	c.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		until := int64(math.MaxInt64)
+		if len(cs.PeerCertificates) > 0 {
+			_, end := window(cs.PeerCertificates)
+			until = end.Unix()
+		}
+		session.Extra = append(session.Extra, binary.BigEndian.AppendUint64(s.clientSum[:], uint64(until)))
+		return c.EncryptTicket(cs, session)
+	}
+	c.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		session, err := c.DecryptTicket(ticket, cs)
+		if err != nil || session == nil || len(session.Extra) != 1 {
+			return nil, err
+		}
+		until, same := bytes.CutPrefix(session.Extra[0], s.clientSum[:])
+		if !same || len(until) != 8 || time.Now().Unix() > int64(binary.BigEndian.Uint64(until)) {
+			return nil, nil
+		}
+		return session, nil
+	}
+}
+
 // verifyClient judges the client of every handshake, resumed ones included, by
 // what is configured when it ends.
 func (e *Edge) verifyClient(cs tls.ConnectionState) error {
@@ -84,7 +118,8 @@ func (e *Edge) verifyClient(cs tls.ConnectionState) error {
 // that is no workload's.
 //
 // Each call costs a verification; an application that does without finds the
-// certificate of the handshake in [tls.ConnectionState].
+// certificate of the handshake in [tls.ConnectionState], where it is verified
+// although VerifiedChains is empty.
 func (e *Edge) Client(cs *tls.ConnectionState) (*x509.Certificate, error) {
 	if cs == nil {
 		return nil, nil

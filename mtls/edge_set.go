@@ -120,10 +120,10 @@ func (s *edgeSet) index(e *Edge, cfg *EdgeConfig) error {
 		entry := &edgeEntry{edgeCert: c, config: &tls.Config{
 			MinVersion: tls.VersionTLS12, NextProtos: protocols(cfg.DisableHTTP2), Certificates: []tls.Certificate{c.cert},
 			SessionTicketsDisabled: cfg.DisableTickets,
-			// By crypto/tls as well, for whom it is a reason to make a full
-			// handshake instead of resuming a session.
+			// ClientCAs are told to clients, and are verified in verifyClient.
 			ClientAuth: cfg.Clients.auth(), ClientCAs: s.clients.certPool(), VerifyConnection: e.verifyClient,
 		}}
+		s.resume(entry.config)
 		for _, name := range c.names {
 			s.byName[name] = append(s.byName[name], entry)
 		}
