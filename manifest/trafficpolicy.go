@@ -25,7 +25,7 @@ type portPolicy struct {
 }
 
 type loadBalancer struct {
-	mark               `refused:"localityLbSetting" why:"localityLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; simple=a call goes to an endpoint that the pool knows"`
+	mark               `refused:"backendUtilization localityLbSetting zoneAwareLbSetting" why:"backendUtilization=services do not report their load; zoneAwareLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; localityLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; simple=a call goes to an endpoint that the pool knows"`
 	Simple             text           `json:"simple" check:"enum=UNSPECIFIED|ROUND_ROBIN|LEAST_REQUEST|LEAST_CONN|RANDOM not=PASSTHROUGH"`
 	ConsistentHash     consistentHash `json:"consistentHash"`
 	Warmup             warmup         `json:"warmup"`
@@ -53,7 +53,7 @@ type warmup struct {
 }
 
 type outlierDetection struct {
-	mark                     `refused:"consecutiveErrors consecutiveLocalOriginFailures splitExternalLocalOriginErrors" why:"consecutiveErrors=write consecutiveGatewayErrors; consecutiveLocalOriginFailures=one endpoint that cannot be reached is out at once; splitExternalLocalOriginErrors=one endpoint that cannot be reached is out at once"`
+	mark                     `refused:"consecutiveErrors consecutiveLocalOriginFailures failurePercentageThreshold outlierDetectionHttpErrorCodes splitExternalLocalOriginErrors" why:"failurePercentageThreshold=an endpoint that fails much more often than the others is out anyway; outlierDetectionHttpErrorCodes=what is a failure, consecutive5xxErrors or consecutiveGatewayErrors says; consecutiveErrors=write consecutiveGatewayErrors; consecutiveLocalOriginFailures=one endpoint that cannot be reached is out at once; splitExternalLocalOriginErrors=one endpoint that cannot be reached is out at once"`
 	Consecutive5xxErrors     number `json:"consecutive5xxErrors" check:"max=1000"`
 	ConsecutiveGatewayErrors number `json:"consecutiveGatewayErrors" check:"max=1000"`
 	Interval                 span   `json:"interval" check:"format=duration"`
@@ -113,9 +113,6 @@ func (c *consistentHash) check(s scope) {
 func (w *warmup) check(s scope) {
 	if a := &w.Aggression; a.present() && a.V < 0.1 {
 		s.fault(a.mark, "must be at least 0.1")
-	}
-	if w.Duration.V == 0 {
-		s.fault(w.Duration.mark, "0 is no warmup; leave warmup out")
 	}
 }
 

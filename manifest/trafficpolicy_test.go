@@ -107,7 +107,7 @@ func TestTrafficPolicyFaults(t *testing.T) {
 		`{loadBalancer: {consistentHash: {httpCookie: {name: a, ttl: 0s}}}}`:            `.loadBalancer.consistentHash.httpCookie.ttl: not supported by gatemesh: nobody sets the cookie`,
 		`{loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 1s}}}`: `.loadBalancer.warmup: has no effect with consistentHash, where a key belongs to its endpoint at once`,
 		`{loadBalancer: {warmup: {duration: 2h}}}`:                                      `.loadBalancer.warmup: is longer than 1h`,
-		`{loadBalancer: {warmup: {duration: 0s}}}`:                                      `.loadBalancer.warmup.duration: 0 is no warmup; leave warmup out`,
+		`{loadBalancer: {warmup: {duration: 0s}}}`:                                      `.loadBalancer.warmup.duration: "0s" is shorter than 1ms`,
 		`{loadBalancer: {warmup: {duration: 1s, aggression: 0}}}`:                       `.loadBalancer.warmup.aggression: must be at least 0.1`,
 		`{loadBalancer: {warmup: {duration: 1s}, warmupDurationSecs: 1s}}`:              `.loadBalancer.warmupDurationSecs: warmup says it already; leave out either`,
 		`{loadBalancer: {}}`: `.loadBalancer: says nothing; leave it out`,
