@@ -189,8 +189,11 @@ func compareFields(t *testing.T, real map[string][]string, seen map[string]bool,
 	t.Helper()
 	fields, up := fieldsOf(typ)
 	listed := real[place]
-	if strings.HasPrefix(place, "DestinationRule ") && listed == nil {
-		listed = real[strings.NewReplacer("subsets[].", "", "portLevelSettings[].", "").Replace(place)]
+	if once := strings.Replace(place, "subsets[].", "", 1); listed == nil {
+		listed = real[once]
+		if listed == nil {
+			listed = real[strings.Replace(once, "portLevelSettings[].", "", 1)]
+		}
 	}
 	assert.NotEmpty(t, listed, "%s is listed", place)
 	seen[place] = true
