@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// maxAttempts bounds what a configuration, or a route, can ask for.
+	// maxAttempts bounds what a configuration can ask for. What a route asks for,
+	// the budget alone bounds.
 	maxAttempts = 10
 	maxBackoff  = time.Minute
 )
@@ -32,7 +33,7 @@ func (cfg *RetryConfig) attempts(rule *gatemesh.RetryPolicy) int {
 	if rule == nil || rule.Attempts <= 0 {
 		return cfg.MaxAttempts
 	}
-	return min(rule.Attempts, maxAttempts)
+	return rule.Attempts
 }
 
 // worthwhile reports whether another attempt could end better.

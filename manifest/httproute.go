@@ -140,7 +140,6 @@ func (t *routeTimeouts) check(s scope) {
 }
 
 func (r *routeRetry) check(s scope) {
-	checkAttempts(s, &r.Attempts)
 	seen := make(map[int64]mark)
 	for _, c := range r.Codes {
 		if first, twice := seen[c.V]; twice {

@@ -233,18 +233,8 @@ func (r *httpRetries) check(s scope) {
 	if r.Attempts.V == 0 && (r.RetryOn.present() || r.PerTryTimeout.present() || r.Backoff.present()) {
 		s.fault(r.Attempts.mark, "0 is never again, so that the rest of retries has no effect")
 	}
-	checkAttempts(s, &r.Attempts)
 	if r.RetryOn.present() {
 		r.policy(s)
-	}
-}
-
-// checkAttempts reports more than the Retrier of package breaker makes, whatever
-// a route asks for.
-func checkAttempts(s scope, again *number) {
-	const most = 9
-	if again.V > most {
-		s.fault(again.mark, "not supported by gatemesh: a call is tried again at most %d times", most)
 	}
 }
 
