@@ -141,6 +141,7 @@ DestinationRule spec.trafficPolicy.loadBalancer.warmup: aggression duration mini
 DestinationRule spec.trafficPolicy.outlierDetection: baseEjectionTime consecutive5xxErrors consecutiveErrors consecutiveGatewayErrors consecutiveLocalOriginFailures failurePercentageThreshold interval maxEjectionPercent minHealthPercent outlierDetectionHttpErrorCodes splitExternalLocalOriginErrors
 DestinationRule spec.trafficPolicy.portLevelSettings[]: connectionPool loadBalancer outlierDetection port tls
 DestinationRule spec.trafficPolicy.portLevelSettings[].port: number
+DestinationRule spec.trafficPolicy.tls: caCertCredentialName caCertificates caCrl clientCertificate credentialName insecureSkipVerify mode privateKey sni subjectAltNames
 AuthorizationPolicy spec: action provider rules selector targetRef targetRefs
 AuthorizationPolicy spec.provider: name
 AuthorizationPolicy spec.rules[]: from to when
