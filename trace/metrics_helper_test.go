@@ -3,10 +3,12 @@ package trace_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
@@ -68,4 +70,38 @@ func newMetrics(t testing.TB, cfg trace.MetricsConfig) *trace.Metrics {
 	m, err := trace.NewMetrics(cfg)
 	require.NoError(t, err)
 	return m
+}
+
+// seriesOf returns the series of the metrics with these names as lines, in order.
+func seriesOf(rm *metricdata.ResourceMetrics, names []string) (lines []string) {
+	add := func(name string, value any, set attribute.Set) {
+		var attrs []string
+		for _, kv := range set.ToSlice() {
+			attrs = append(attrs, string(kv.Key)+"="+kv.Value.AsString())
+		}
+		lines = append(lines, fmt.Sprintf("%s: %v {%s}", name, value, strings.Join(attrs, " ")))
+	}
+	for _, s := range rm.ScopeMetrics {
+		for _, of := range s.Metrics {
+			if !slices.Contains(names, of.Name) {
+				continue
+			}
+			switch data := of.Data.(type) {
+			case metricdata.Histogram[float64]:
+				for _, p := range data.DataPoints {
+					add(of.Name, p.Count, p.Attributes)
+				}
+			case metricdata.Sum[int64]:
+				for _, p := range data.DataPoints {
+					add(of.Name, p.Value, p.Attributes)
+				}
+			case metricdata.Sum[float64]:
+				for _, p := range data.DataPoints {
+					add(of.Name, p.Value, p.Attributes)
+				}
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
 }
