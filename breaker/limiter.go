@@ -226,6 +226,7 @@ func (l *Limiter) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admissi
 	if cfg == nil || err != nil {
 		return adm, err
 	}
+	l.stats.calls.Add(1)
 	if l.waiting.Add(1) > int64(most) {
 		l.waiting.Add(-1)
 		return adm, l.refuse(ctx, cfg, c)
@@ -247,30 +248,31 @@ func (l *Limiter) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admissi
 func (l *Limiter) AdmitCached(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, bool, error) {
 	adm, cfg, most, err := l.try(ctx, c)
 	if cfg != nil && l.waiting.Load() < int64(most) {
-		l.stats.calls.Add(^uint64(0)) // Admit follows
-		return gatemesh.Admission{}, false, nil
+		return gatemesh.Admission{}, false, nil // Admit follows
 	}
 	if cfg != nil {
+		l.stats.calls.Add(1)
 		err = l.refuse(ctx, cfg, c)
 	}
 	return adm, true, err
 }
 
-// try gives c a place if there is one. If not, it returns the configuration,
-// and how many may wait at most if c is among them.
+// try gives c a place if there is one, and counts it. If not, it returns the
+// configuration, and how many may wait at most if c is among them.
 func (l *Limiter) try(_ context.Context, c *gatemesh.Call) (_ gatemesh.Admission, wait *LimiterConfig, most int, _ error) {
 	cfg := l.state.For(c)
 	if cfg == nil {
 		return gatemesh.Admission{}, nil, 0, errUnset
 	}
-	l.stats.calls.Add(1)
 	p := cfg.Priority(c)
 	if p >= Exempt {
+		l.stats.calls.Add(1)
 		l.stats.exempt.Add(1)
 		return gatemesh.Admission{}, nil, 0, nil
 	}
 	e := l.engine.Load()
 	if permit, ok := e.TryAcquirePermit(); ok {
+		l.stats.calls.Add(1)
 		return gatemesh.Admission{Finish: hold(e, permit)}, nil, 0, nil
 	}
 	if cfg.DisableQueue {

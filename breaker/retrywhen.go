@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// maxAttempts bounds what a configuration, or a route, can ask for.
+	// maxAttempts bounds what a configuration can ask for. What a route asks for,
+	// the budget alone bounds.
 	maxAttempts = 10
 	maxBackoff  = time.Minute
 )
@@ -32,7 +33,7 @@ func routeRetry(c *gatemesh.Call) *gatemesh.RetryPolicy {
 func (cfg *RetryConfig) attempts(c *gatemesh.Call, rule *gatemesh.RetryPolicy) int {
 	most := cfg.MaxAttempts
 	if rule != nil && rule.Attempts > 0 {
-		most = min(rule.Attempts, maxAttempts)
+		most = rule.Attempts
 	}
 	if in := c.Parent(); in != nil && in.Hop().Retries {
 		most = min(most, 1+in.Hop().Left)
