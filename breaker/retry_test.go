@@ -362,6 +362,19 @@ func TestBudget(t *testing.T) {
 	}
 	assert.Equal(t, reserve, n, "and no more than that, until another call goes well")
 
+	b.available(now.Add(-time.Hour), perSecond) // of somebody who looked at the clock long ago
+	b.alive.Store(true)
+	assert.Zero(t, spend(), "no time is lent twice")
+	for range 3 {
+		now = now.Add(time.Minute)
+		b.alive.Store(true)
+		assert.Equal(t, reserve, spend())
+	}
+	earn(10*reserve+9, 0.1)
+	assert.Zero(t, spend())
+	earn(1, 0.1)
+	assert.Equal(t, 1, spend(), "after three loans, one is owed")
+
 	b = newBudget(now, 0.01)
 	assert.Equal(t, 1, b.available(now, 0.01), "there is always one to lend")
 	b = newBudget(now, 1000)
