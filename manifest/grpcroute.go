@@ -87,14 +87,19 @@ func (r *grpcRule) check(s scope) {
 
 func (g *grpcRouteSpec) check(s scope) {
 	checkParents(s, g.ParentRefs)
-	matches := 0
 	seen := make(names)
 	for i := range g.Rules {
-		r := &g.Rules[i]
-		matches += max(1, len(r.Matches))
-		checkRuleName(s, seen, &r.Name, r.mark)
+		checkRuleName(s, seen, &g.Rules[i].Name, g.Rules[i].mark)
 	}
-	checkMatchCount(s, g.sub("rules"), matches)
+	checkMatchCount(s, g.sub("rules"), g.matches())
+}
+
+// matches is how many there are.
+func (g *grpcRouteSpec) matches() (n int) {
+	for i := range g.Rules {
+		n += max(everyMatch, len(g.Rules[i].Matches))
+	}
+	return n
 }
 
 // linkGRPCRoute checks what r refers to.
