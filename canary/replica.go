@@ -325,6 +325,7 @@ func (r *Rollout) fallBack(p *plan, now time.Time, why string) {
 	r.rolled = why
 	r.share.Store(0)
 	s := p.rollBack(r.state, now, why)
+	r.totals.changed(s.Phase)
 	r.observe(p, gatemesh.EventFault, s.History[len(s.History)-1].Text, nil)
 	r.state = s
 	r.told = s.Changes
@@ -338,6 +339,7 @@ func (r *Rollout) tell(p *plan) {
 		if e.Change <= r.told {
 			continue
 		}
+		r.totals.changed(e.Phase)
 		kind := gatemesh.EventNotice
 		if e.Phase == RolledBack {
 			kind = gatemesh.EventFault
