@@ -91,7 +91,11 @@ func (g *grpcRouteSpec) check(s scope) {
 	for i := range g.Rules {
 		checkRuleName(s, seen, &g.Rules[i].Name, g.Rules[i].mark)
 	}
-	checkMatchCount(s, g.sub("rules"), g.matches())
+	matches := 0 // of rules with some, as in the CRD
+	for i := range g.Rules {
+		matches += len(g.Rules[i].Matches)
+	}
+	checkMatchCount(s, g.sub("rules"), matches)
 }
 
 // matches is how many there are.
@@ -184,7 +188,7 @@ func (m *methodMatch) routing() routing.PathMatch {
 		}
 		return routing.PathMatch{Type: routing.PathRegex, Value: "/" + part(service) + "/" + part(method)}
 	case service == "":
-		return routing.PathMatch{Type: routing.PathRegex, Value: "/[^/]+/" + regexp.QuoteMeta(method)}
+		return routing.PathMatch{Type: routing.PathRegex, Value: "/[^/]+/" + method}
 	case method == "":
 		return routing.PathMatch{Type: routing.PathPrefix, Value: "/" + service}
 	}

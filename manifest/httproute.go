@@ -217,7 +217,7 @@ func (h *httpRouteSpec) check(s scope) {
 	for i := range h.Rules {
 		checkRuleName(s, seen, &h.Rules[i].Name, h.Rules[i].mark)
 	}
-	checkMatchCount(s, h.sub("rules"), h.matches())
+	checkMatchCount(s, h.sub("rules"), h.matches()) // of which a rule has one at least, as in the CRD
 }
 
 // matches is how many there are.
