@@ -96,7 +96,9 @@ func TestMatchesOfARoute(t *testing.T) {
 // What a listener says for nothing is a fault.
 func TestListenerParts(t *testing.T) {
 	t.Parallel()
-	listener := func(more string) string { return strings.Replace(oneListener, "protocol: HTTP}", "protocol: HTTP, "+more+"}", 1) }
+	listener := func(more string) string {
+		return strings.Replace(oneListener, "protocol: HTTP}", "protocol: HTTP, "+more+"}", 1)
+	}
 	const at = "4: Gateway default/g: spec.listeners[0]."
 	refuses(t, listener("tls: {certificateRefs: [{name: c}]}"), at+"tls: stands with protocol HTTPS, and with nothing else")
 	refuses(t, listener("allowedRoutes: {namespaces: {selector: {matchLabels: {a: b}}}}"), at+"allowedRoutes.namespaces.selector: stands with from: Selector, and with nothing else")
