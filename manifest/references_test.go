@@ -105,3 +105,24 @@ func TestListenerParts(t *testing.T) {
 	refuses(t, listener("allowedRoutes: {namespaces: {from: All, selector: {matchLabels: {a: b}}}}"), at+"allowedRoutes.namespaces.selector: stands with from: Selector, and with nothing else")
 	refuses(t, listener("allowedRoutes: {namespaces: {from: None}}"), at+`allowedRoutes.namespaces.from: "None" is unknown; it must be Same or All or Selector`)
 }
+
+// A certificate of another namespace takes a grant there.
+func TestReferencesOfCertificates(t *testing.T) {
+	t.Parallel()
+	text := strings.Replace(oneListener, "port: 80, protocol: HTTP}", "port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: other}]}}", 1)
+	refuses(t, text, "4: Gateway default/g: spec.listeners[0].tls.certificateRefs[0].name: no ReferenceGrant in namespace other lets a Gateway of namespace default refer to Secret c")
+	set, err := manifest.Parse("a.yaml", []byte(text+"---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\n"+
+		"spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}], to: [{group: \"\", kind: Secret}]}\n"))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"other/c"}, set.Listeners()[0].Certificates)
+}
+
+// A redirect and a rewrite cannot stand together, in whatever order.
+func TestRedirectBesideRewrite(t *testing.T) {
+	t.Parallel()
+	redirect, rewrite := "{type: RequestRedirect, requestRedirect: {scheme: https}}", "{type: URLRewrite, urlRewrite: {hostname: a.example}}"
+	for _, filters := range []string{redirect + ", " + rewrite, rewrite + ", " + redirect} {
+		text := strings.Replace(route("[]"), "backendRefs: []", "filters: ["+filters+"]", 1)
+		refuses(t, text, "12: HTTPRoute default/r: spec.rules[0].filters[1]: a redirect and a rewrite cannot stand together")
+	}
+}
