@@ -138,8 +138,11 @@ func lessLoaded(a, b *member) *Endpoint {
 
 // cheaper returns a or b. An endpoint costs its average latency for each
 // attempt in flight and the new one; one with half the weight has attempts that
-// count twice. Of two with different weights it is a, which was drawn first by
-// them, unless b costs a quarter less: else equal costs would make equal shares.
+// count twice. It is a, which was drawn first and by its weight, unless b costs a
+// quarter less or a has failed the last time: chance alone makes equal endpoints
+// measure differently, and the one that looks best would get half of all calls
+// that find no other under way, the one that looks worst none. Between different
+// weights, equal costs would make equal shares.
 //
 // One without a sample gets a first attempt before all others, and until that
 // is answered counts as twice as slow as what it is compared with: it is not
@@ -167,7 +170,7 @@ func cheaper(a, b *member) *Endpoint {
 		slowB = 2 * slowA
 	}
 	least := slowA * (loadA + 1)
-	if a.weight != b.weight {
+	if a.failures.Load() == 0 {
 		least *= 0.75
 	}
 	if slowB*(loadB+1) < least {

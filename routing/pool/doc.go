@@ -33,9 +33,11 @@
 // to the one that costs less: its latency, times the attempts in flight at it and
 // the new one. Latency is an exponentially weighted average over ten seconds that
 // follows peaks at once. It sinks while nothing is measured, so that an endpoint
-// which was slow is tried again. Choose another one only for a reason: the others
-// do not see that an endpoint is slow, or, [LeastRequest], not until calls wait
-// at it.
+// which was slow is tried again. Making a connection is no part of it, and less
+// than a quarter is no difference, so that equal endpoints get about equal shares,
+// also when little is asked of them. Choose another one only for a reason: the
+// others do not see that an endpoint is slow, or, [LeastRequest], not until calls
+// wait at it.
 //
 // An endpoint without a sample gets one attempt before all others. Until that
 // is answered it counts as twice as slow as the one it is compared with, so

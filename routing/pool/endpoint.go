@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"sync/atomic"
 	"time"
@@ -91,7 +92,8 @@ func (r Result) String() string {
 // called.
 type Attempt struct {
 	endpoint *Endpoint
-	began    int64 // as the pool's clock counts
+	began    int64        // as the pool's clock counts
+	sent     atomic.Int64 // when it had a connection, or 0 if nobody has told
 	judged   atomic.Bool
 	done     atomic.Bool
 }
@@ -118,7 +120,7 @@ func (a *Attempt) Answered(now time.Time, r Result) {
 		return
 	}
 	e, at := a.endpoint, a.endpoint.pool.clock(now)
-	took := time.Duration(at - a.began)
+	took := time.Duration(at - cmp.Or(a.sent.Load(), a.began))
 	switch r {
 	case Success:
 		e.latency.observe(at, took)

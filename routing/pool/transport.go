@@ -28,7 +28,8 @@ import (
 // must not send through a proxy that resolves names.
 //
 // An attempt is in flight until the end or Close of the response's body, or of
-// an upgraded connection. Its latency is the time to the response's header.
+// an upgraded connection. Its latency is the time to the response's header, from
+// when it has a connection, if base tells of that by [httptrace].
 // Statuses 502, 503 and 504, and a gRPC answer without a message that says
 // UNAVAILABLE, are a [Failure], with [Ejection.Server5xx] the others from 500 on
 // as well, and so is a connection that breaks before the
@@ -74,7 +75,13 @@ func (f *flight) getConn(string) {
 	f.asked.Store(true)
 }
 
-func (f *flight) gotConn(httptrace.GotConnInfo) { f.got.Store(true) }
+// gotConn has the latency count from here. An endpoint that has not been asked
+// for a while has no connection left: if making one counted, it would seem slow,
+// be asked even less, and one pod would get what little there is to do.
+func (f *flight) gotConn(httptrace.GotConnInfo) {
+	f.sent.Store(f.endpoint.pool.now())
+	f.got.Store(true)
+}
 
 func (f *flight) Read(b []byte) (int, error) {
 	n, err := f.ReadCloser.Read(b)
