@@ -314,7 +314,7 @@ func (r *Rollout) alone(p *plan, now time.Time) {
 	own := r.own()
 	f := r.alarm.judge(&p.Analysis, own, r.limits.Load(), r.names, r.state.Since)
 	r.together = own
-	if f.quality != bad || !r.known || r.state.ID != p.ID || r.state.ended() {
+	if f.quality != bad || r.state.ID != p.ID || r.state.ended() { // without an ID nothing is known
 		return
 	}
 	r.fallBack(p, now, "rolled back from "+shareText(r.share.Load())+" without the store: "+f.text)
@@ -327,7 +327,6 @@ func (r *Rollout) fallBack(p *plan, now time.Time, why string) {
 	s := p.rollBack(r.state, now, why)
 	r.observe(p, gatemesh.EventFault, s.History[len(s.History)-1].Text, nil)
 	r.state = s
-	r.told = s.Changes
 	r.since = s.Since
 	r.begin(now)
 }

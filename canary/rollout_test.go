@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -292,7 +293,38 @@ canary: RolloutConfig.Steps[6].Duration must not be negative`)
 	require.EqualError(t, err, `canary: Config.Rollouts[0] is nil
 canary: Config.Rollouts[2]: service orders.production has a rollout already`)
 	require.Error(t, r.Update(canary.RolloutConfig{}))
-	require.ErrorContains(t, r.Update(canary.RolloutConfig{
-		Service: "orders", Stable: "v1", Canary: "v2", Steps: []canary.Step{{Percent: 1}}, Store: canary.NewMemoryStore(),
-	}), "cannot be changed")
+
+	cfg := canary.RolloutConfig{
+		Service: "orders", Namespace: "production", Stable: "v1", Canary: "v2", Steps: []canary.Step{{Percent: 1}}, Store: canary.NewMemoryStore(),
+	}
+	one, err := canary.NewRollout(cfg)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, one.Close()) }()
+	for name, change := range map[string]func(*canary.RolloutConfig){
+		"service":   func(c *canary.RolloutConfig) { c.Service = "users" },
+		"namespace": func(c *canary.RolloutConfig) { c.Namespace = "" },
+		"stable":    func(c *canary.RolloutConfig) { c.Stable = "v0" },
+		"canary":    func(c *canary.RolloutConfig) { c.Canary = "v3" },
+		"store":     func(c *canary.RolloutConfig) { c.Store = canary.NewMemoryStore() },
+	} {
+		other := cfg
+		change(&other)
+		require.ErrorContains(t, one.Update(other), "cannot be changed", name)
+	}
+	for name, change := range map[string]func(*canary.RolloutConfig){
+		"Service":              func(c *canary.RolloutConfig) { c.Service = strings.Repeat("x", 254) },
+		"ID":                   func(c *canary.RolloutConfig) { c.ID = "a\nb" },
+		"Interval":             func(c *canary.RolloutConfig) { c.Interval = time.Minute + 1 },
+		"Steps":                func(c *canary.RolloutConfig) { c.Steps = nil },
+		"Steps[1].Percent":     func(c *canary.RolloutConfig) { c.Steps = []canary.Step{{Percent: 2}, {Percent: 1}} },
+		"Analysis.Window":      func(c *canary.RolloutConfig) { c.Analysis.Window = 4 * time.Second },
+		"Analysis.Window is":   func(c *canary.RolloutConfig) { c.Analysis.Window = time.Hour + 1 },
+		"Analysis.ErrorMargin": func(c *canary.RolloutConfig) { c.Analysis.ErrorMargin = 1.5 },
+		"Analysis.LatencyRati": func(c *canary.RolloutConfig) { c.Analysis.LatencyRatio = 1001 },
+	} {
+		other := cfg
+		change(&other)
+		require.ErrorContains(t, one.Update(other), "canary: RolloutConfig."+name)
+	}
+	require.NoError(t, one.Update(cfg), "the old one goes on")
 }

@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -166,6 +168,39 @@ func TestFilesAreHostile(t *testing.T) {
 		_, err = s.Save(ctx, "k", nil, "x")
 		require.ErrorContains(t, err, "no revision")
 	})
+	t.Run("what processes that died left behind", func(t *testing.T) {
+		t.Parallel()
+		dir, _ := setUp(t)
+		old, fresh := filepath.Join(dir, ".new.OLD"), filepath.Join(dir, ".new.FRESH")
+		require.NoError(t, os.WriteFile(old, nil, 0o600))
+		require.NoError(t, os.WriteFile(fresh, nil, 0o600))
+		require.NoError(t, os.Chtimes(old, time.Time{}, time.Now().Add(-2*time.Hour)))
+		fileStore(t, dir)
+		assert.NoFileExists(t, old)
+		assert.FileExists(t, fresh, "somebody may be writing it")
+		assert.FileExists(t, filepath.Join(dir, "k.2"))
+	})
+	t.Run("a pipe", func(t *testing.T) {
+		t.Parallel()
+		dir, s := setUp(t)
+		require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "k.3"), 0o600))
+		value, _, err := s.Load(ctx, "k")
+		require.NoError(t, err, "nobody waits for its other end")
+		assert.Equal(t, "two", string(value))
+	})
+	t.Run("the highest number there is", func(t *testing.T) {
+		t.Parallel()
+		dir, s := setUp(t)
+		require.NoError(t, os.Symlink("k.2", filepath.Join(dir, "k.18446744073709551615")))
+		value, rev, err := s.Load(ctx, "k")
+		require.NoError(t, err)
+		assert.Equal(t, "two", string(value))
+		_, err = s.Save(ctx, "k", []byte("three"), rev)
+		require.Error(t, err, "nothing comes behind it")
+		value, _, err = s.Load(ctx, "k")
+		require.NoError(t, err)
+		assert.Equal(t, "two", string(value))
+	})
 	_, err := canary.NewFileStore("")
-	require.Error(t, err)
+	require.EqualError(t, err, "canary: NewFileStore: dir is required")
 }
