@@ -72,6 +72,7 @@ func TestLatencyOfInboundCalls(t *testing.T) {
 		for range 10 {
 			(*listener)(r).Finish(c, gatemesh.Outcome{Status: 200, Duration: 80 * time.Millisecond})
 			(*listener)(r).Finish(c, gatemesh.Outcome{Status: 500, Duration: time.Second})
+			(*listener)(r).Answered(c, gatemesh.Attempt{Outcome: gatemesh.Outcome{Status: 500, Reached: true, Duration: time.Second}})
 		}
 		time.Sleep(1100 * time.Millisecond)
 		v := r.Status().Versions[canary]
@@ -91,7 +92,7 @@ func TestANewShareBeginsAnew(t *testing.T) {
 			r.users[stable].add(slot * 100)
 		}
 		r.serve(20, 0)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5500 * time.Millisecond)
 		require.InDelta(t, 100, r.Status().Versions[stable].Users, 3)
 		require.Equal(t, 5*time.Second, r.Status().State.Elapsed.Round(time.Second))
 		require.NoError(t, r.Promote(t.Context()))
@@ -165,6 +166,25 @@ func TestSamplesAreOfTheirShare(t *testing.T) {
 		}
 		assert.Equal(t, []uint32{whole, whole}, shares(a, b))
 		assert.Equal(t, 4, steps)
+	})
+}
+
+// TestAStepTakesSamplesOfItsOwn, also for who learns of it from another replica.
+func TestAStepTakesSamplesOfItsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := threeSteps(NewMemoryStore())
+		for i := range cfg.Steps {
+			cfg.Steps[i].Duration = 0
+		}
+		a, b := start(t, cfg), start(t, cfg)
+		time.Sleep(1100 * time.Millisecond)
+		a.serve(10, 0)
+		b.serve(10, 0)
+		for range 10 {
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, []uint32{2500, 2500}, shares(a, b))
 	})
 }
 
