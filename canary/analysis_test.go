@@ -243,6 +243,15 @@ func TestOneClientDecidesNothing(t *testing.T) {
 			s[stable].Groups[vouched], s[canary].Groups[vouched] = seen{1000}, seen{1000, 50}
 			return s
 		}, bad},
+		{"too few of the stable one", func() *samples { return &samples{spread(1, 0), spread(100, 0)} }, few},
+		{"one of few clients makes most calls", func() *samples { // of seven, it counts as four times the middle one
+			s := &samples{}
+			for g := range 7 {
+				s[stable].Groups[g], s[canary].Groups[g] = seen{100}, seen{100, 20}
+			}
+			s[canary].Groups[6] = seen{1_000_000}
+			return s
+		}, bad},
 		{"too few", func() *samples { return &samples{spread(100, 0), spread(1, 0)} }, few},
 		{"too few, and all fail", func() *samples { return &samples{spread(100, 0), spread(2, 2)} }, bad},
 		{"in doubt", func() *samples {

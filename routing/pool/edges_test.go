@@ -45,10 +45,9 @@ func TestProbeCountsInARow(t *testing.T) {
 
 // busyPods notes how many checks of an endpoint there are at once.
 type busyPods struct {
-	mu     sync.Mutex
-	now    map[string]int
-	most   int
-	closed int
+	mu   sync.Mutex
+	now  map[string]int
+	most int
 }
 
 func (b *busyPods) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -419,4 +418,26 @@ func TestIdleConnectionsAreManyAndEnd(t *testing.T) {
 		require.NoError(t, tr.Close())
 		v.servers.Wait()
 	})
+}
+
+// A selector leaves those that have each of its labels with its value, and no
+// others: what has no label is of no subset.
+func TestSelector(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		labels map[string]string
+		want   bool
+	}{
+		{map[string]string{"version": "v2", "tier": "a", "more": "x"}, true},
+		{map[string]string{"version": "v2"}, false},
+		{map[string]string{"version": "v1", "tier": "a"}, false},
+		{map[string]string{"version": "", "tier": "a"}, false},
+		{nil, false},
+	} {
+		target := Target{Address: "a:1", Labels: tt.labels}
+		assert.Equal(t, tt.want, target.selected(map[string]string{"version": "v2", "tier": "a"}), "%v", tt.labels)
+		assert.True(t, target.selected(nil))
+	}
+	none := Target{Address: "a:1"}
+	assert.False(t, none.selected(map[string]string{"version": ""}), "a label without a value is one")
 }
