@@ -19,14 +19,29 @@ const (
 // A Hop is what the caller of a service says about a call. It travels in the
 // field X-Gatemesh-Hop, a dictionary of RFC 9651 such as
 //
-//	timeout=250, attempt=2, retry
+//	timeout=250, attempt=2, retries=1
 //
 // and for gRPC in grpc-timeout, as far as that goes. [Outbound] writes it, for
 // each attempt anew. [Entry] believes it of verified peers and takes it off
 // every request: what a client from outside writes has no effect, also if it
 // comes through a proxy of [EntryConfig.TrustedProxies], as proxies pass on
-// fields that they do not know. A peer can with it shorten its own call, and
-// have it not be retried behind us, and nothing else.
+// fields that they do not know. A peer can with it shorten its own call, have it
+// not be retried behind us, and have it given up before others of its kind, and
+// nothing else.
+//
+// # Who retries
+//
+// Of the services on the way of a call, one makes the attempts: the first that
+// has a [LayeredRetrier] for it. It says so with "retries", and with the number
+// how many further attempts it can still make after this one: by the attempts
+// that it makes at most, and by what its budget has left. Those below make none
+// of their own, also if the number is 0: then attempts are made above, and this
+// is the last. They send on what they were told, so that the whole tree of calls
+// that is made for an attempt knows of which it is, and how many can follow. A
+// service that retries nevertheless makes no more attempts than its caller has
+// left, and says what is left of the smaller of the two: going down, the number
+// never rises. Without "retries", nobody above is known to retry, and the next
+// may.
 //
 // The zero Hop says nothing.
 type Hop struct {
@@ -34,11 +49,16 @@ type Hop struct {
 	// so that clocks need not agree. Rounded to milliseconds, up to 24 hours.
 	// Of gRPC calls, grpc-timeout says it. 0 is not said.
 	Timeout time.Duration
-	// Attempt is 2 for the first retry of the caller. 0 and 1 are the first try.
+	// Attempt is 2 for what is called for the first retry of the one above that
+	// retries. 0 and 1 are the first try. Up to 1,000.
 	Attempt int
-	// Retries says that the caller, or somebody above it, tries the call again
-	// by itself if it fails.
+	// Retries says that the caller, or somebody above it, makes the attempts of
+	// the call.
 	Retries bool
+	// Left is how many further attempts that one can make if this one fails, as
+	// far as it knows: others can use up its budget in the meantime. 0 to 1,000.
+	// It has a meaning only with Retries.
+	Left int
 }
 
 // Retried reports whether somebody above makes the attempts of the call. To
@@ -67,13 +87,13 @@ func ParseHop(s string) (h Hop, err error) {
 		switch name {
 		case "timeout":
 			var n int
-			n, ok = hopNumber(value, int(maxHopTimeout/time.Millisecond))
+			n, ok = hopNumber(value, 1, int(maxHopTimeout/time.Millisecond))
 			known, h.Timeout = 1, time.Duration(n)*time.Millisecond
 		case "attempt":
-			h.Attempt, ok = hopNumber(value, maxHopAttempt)
+			h.Attempt, ok = hopNumber(value, 1, maxHopAttempt)
 			known = 2
-		case "retry":
-			ok = !valued
+		case "retries":
+			h.Left, ok = hopNumber(value, 0, maxHopAttempt)
 			known, h.Retries = 4, true
 		default:
 			ok = hopName(name) && (!valued || hopName(value) || isDigits(value))
@@ -86,12 +106,12 @@ func ParseHop(s string) (h Hop, err error) {
 	return h, nil
 }
 
-func hopNumber(s string, most int) (int, bool) {
+func hopNumber(s string, least, most int) (int, bool) {
 	if !isDigits(s) || len(s) > 9 {
 		return 0, false
 	}
 	n, _ := strconv.Atoi(s) // digits are a number
-	return n, 1 <= n && n <= most
+	return n, least <= n && n <= most
 }
 
 func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
@@ -120,7 +140,8 @@ func (h Hop) String() string {
 	}
 	if h.Retries {
 		sep()
-		b = append(b, "retry"...)
+		b = append(b, "retries="...)
+		b = strconv.AppendInt(b, int64(min(max(0, h.Left), maxHopAttempt)), 10)
 	}
 	return string(b)
 }
@@ -128,9 +149,10 @@ func (h Hop) String() string {
 // A LayeredRetrier tells those behind an outbound call who makes its attempts.
 type LayeredRetrier interface {
 	Retrier
-	// Retries reports whether c may be tried again if it fails, by what is known
-	// when it is sent. A panic counts as false.
-	Retries(ctx context.Context, c *Call) bool
+	// Retries is asked when an attempt of c is sent. It reports whether it is for
+	// this Retrier to try c again if that fails, and how many further attempts
+	// could follow, by what is known now; see [Hop]. A panic counts as false.
+	Retries(ctx context.Context, c *Call) (left int, ours bool)
 }
 
 // Hop returns what a verified peer says about the call. It is zero for outbound
@@ -211,27 +233,37 @@ func (x *Exchange) hopFields(out map[string][]string) {
 		}
 	}
 	h.Attempt = int(c.attempt)
-	h.Retries = c.parent != nil && c.parent.hop.Retried() || x.retries()
+	if c.parent != nil {
+		above := &c.parent.hop
+		h.Attempt += max(1, above.Attempt) - 1
+		h.Retries, h.Left = above.Retries, above.Left
+	}
+	if left, ours := x.retries(); ours {
+		if h.Retries {
+			left = min(left, h.Left)
+		}
+		h.Retries, h.Left = true, left
+	}
 	if v := h.String(); v != "" {
 		x.out.hop[0] = v
 		out[c.header.key(HopHeader)] = x.out.hop[:]
 	}
 }
 
-// retries reports whether this side may make another attempt.
-func (x *Exchange) retries() (yes bool) {
+// retries reports whether this side may make another attempt, and how many.
+func (x *Exchange) retries() (left int, ours bool) {
 	of := x
 	if x.out.of != nil {
 		of = x.out.of
 	}
 	l, ok := x.out.by.retry.(LayeredRetrier)
 	if !ok || of.out.once {
-		return false
+		return 0, false
 	}
 	var err error
 	defer func() {
 		if err != nil {
-			yes = false
+			ours = false
 			observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: x.out.by.retries, Call: &x.call, Err: err})
 		}
 	}()

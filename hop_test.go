@@ -21,13 +21,16 @@ func TestParseHop(t *testing.T) {
 	for s, want := range map[string]gatemesh.Hop{
 		"timeout=250":                            {Timeout: 250 * time.Millisecond},
 		"attempt=2":                              {Attempt: 2},
-		"retry":                                  {Retries: true},
-		"timeout=1, attempt=1000, retry":         {Timeout: time.Millisecond, Attempt: 1000, Retries: true},
+		"retries=0":                              {Retries: true},
+		"retries=2":                              {Retries: true, Left: 2},
+		"timeout=1, attempt=1000, retries=1000":  {Timeout: time.Millisecond, Attempt: 1000, Retries: true, Left: 1000},
 		"timeout=86400000":                       {Timeout: 24 * time.Hour},
-		"retry,attempt=3 ,\ttimeout=5":           {Timeout: 5 * time.Millisecond, Attempt: 3, Retries: true},
-		"later=thing, retry, flag, n=1":          {Retries: true},
+		"retries=1,attempt=3 ,\ttimeout=5":       {Timeout: 5 * time.Millisecond, Attempt: 3, Retries: true, Left: 1},
+		"later=thing, retries=0, flag, n=1":      {Retries: true},
+		"retry":                                  {}, // is nothing that we know
+		"retry, retry, attempt=2":                {Attempt: 2},
 		"attempt=1":                              {Attempt: 1},
-		strings.Repeat("a", 120) + ", retry":     {Retries: true},
+		strings.Repeat("a", 117) + ", retries=9": {Retries: true, Left: 9},
 		"timeout=000000250, attempt=2, x=y, z=1": {Timeout: 250 * time.Millisecond, Attempt: 2},
 	} {
 		h, err := gatemesh.ParseHop(s)
@@ -35,10 +38,11 @@ func TestParseHop(t *testing.T) {
 		assert.Equal(t, want, h, s)
 	}
 	for _, s := range []string{
-		"", ",", "retry,", "timeout", "timeout=", "timeout=0", "timeout=-1", "timeout=+1", "timeout=1.5", "timeout=1s",
+		"", ",", "retries=1,", "retries", "retries=", "timeout", "timeout=", "timeout=0", "timeout=-1", "timeout=+1", "timeout=1.5", "timeout=1s",
 		"timeout=86400001", "timeout=9999999999", "timeout=1, timeout=2", "attempt=0", "attempt=1001", "attempt=x", "attempt",
-		"retry=1", "retry=?1", "retry, retry", "Retry", "1=2", "a b", "a=\"b\"", "timeout=250; retry", "retry\x00", "timeout=٢",
-		"attempt=99999999999999999999999999", strings.Repeat("a", 122) + ", retry",
+		"retries=-1", "retries=1001", "retries=?1", "retries=1.5", "retries=1, retries=1", "Retries=1", "1=2", "a b", "a=\"b\"",
+		"timeout=250; retries=1", "retries=1\x00", "timeout=٢", "retries=9999999999",
+		"attempt=99999999999999999999999999", strings.Repeat("a", 118) + ", retries=9",
 	} {
 		h, err := gatemesh.ParseHop(s)
 		require.Error(t, err, s)
@@ -49,24 +53,76 @@ func TestParseHop(t *testing.T) {
 func TestHopRetried(t *testing.T) {
 	t.Parallel()
 	for h, want := range map[gatemesh.Hop]bool{
-		{}: false, {Attempt: 1}: false, {Attempt: 2}: true, {Retries: true}: true, {Timeout: 1}: false,
+		{}: false, {Attempt: 1}: false, {Attempt: 2}: true, {Retries: true}: true, {Timeout: 1}: false, {Left: 1}: false,
 	} {
 		assert.Equal(t, want, h.Retried(), "%+v", h)
 	}
 }
 
+// What cannot be said is not said, or as the nearest that can.
+func TestHopString(t *testing.T) {
+	t.Parallel()
+	for want, h := range map[string]gatemesh.Hop{
+		"": {Left: 3}, "retries=0": {Retries: true, Left: -1}, "retries=1000": {Retries: true, Left: 1001},
+		"timeout=86400000, attempt=1000, retries=1000": {Timeout: 48 * time.Hour, Attempt: 5000, Retries: true, Left: 5000},
+		"timeout=1": {Timeout: 1, Attempt: -1},
+	} {
+		assert.Equal(t, want, h.String(), "%#v", h)
+	}
+}
+
 // FuzzHop: what is read is within its bounds, and is read from what it is
-// written as.
+// written as; and what goes on to a callee is no less tried, and no more to be
+// tried, than what came, whoever retries here.
 func FuzzHop(f *testing.F) {
-	f.Add("timeout=250, attempt=2, retry")
-	f.Add("a=b, retry")
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Add("timeout=250, attempt=2, retries=1", 3, true)
+	f.Add("a=b, retries=0", -1, true)
+	f.Add("retry", 0, false)
+	var left int
+	var ours bool
+	out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
+		Mesh: func(context.Context, string) (gatemesh.Destination, bool) {
+			return gatemesh.Destination{Service: "a"}, true
+		},
+		Layers: []gatemesh.Layer{{Name: "retry", Retry: layered{func() (int, bool) { return left, ours }}}},
+	}))
+	var sent string
+	rt := out.Transport(transportFunc(func(r *http.Request) (*http.Response, error) {
+		sent = r.Header.Get(gatemesh.HopHeader)
+		return &http.Response{StatusCode: 204, Body: http.NoBody}, nil
+	}))
+	peer, err := gatemesh.NewPeer("cluster.local", "/ns/a/sa/b", nil)
+	require.NoError(f, err)
+	service := entry(gatemesh.EntryConfig{Peer: func(*tls.ConnectionState) (*gatemesh.Peer, error) { return peer, nil }}).
+		Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = rt.RoundTrip(httptest.NewRequestWithContext(r.Context(), http.MethodGet, "http://a/", nil))
+		}))
+	f.Fuzz(func(t *testing.T, s string, most int, retries bool) {
 		h, err := gatemesh.ParseHop(s)
+		left, ours, sent = most, retries, "not called"
+		r := request("/", gatemesh.HopHeader, s)
+		r.TLS = &tls.ConnectionState{}
+		service.ServeHTTP(httptest.NewRecorder(), r)
+		var on gatemesh.Hop
+		if sent != "" {
+			var bad error
+			on, bad = gatemesh.ParseHop(sent)
+			require.NoError(t, bad, sent)
+		}
+		assert.Equal(t, h.Retries || retries, on.Retries)
+		assert.GreaterOrEqual(t, max(1, on.Attempt), h.Attempt)
+		if h.Retries {
+			assert.LessOrEqual(t, on.Left, h.Left)
+		}
+		if on.Retries && !h.Retries {
+			assert.LessOrEqual(t, on.Left, max(0, most))
+		}
 		if err != nil {
 			assert.Zero(t, h)
 			return
 		}
-		assert.True(t, h.Timeout >= 0 && h.Timeout <= 24*time.Hour && h.Attempt >= 0 && h.Attempt <= 1000)
+		assert.True(t, h.Timeout >= 0 && h.Timeout <= 24*time.Hour && h.Attempt >= 0 && h.Attempt <= 1000 && h.Left >= 0 && h.Left <= 1000)
+		assert.True(t, h.Retries || h.Left == 0)
 		if h.Attempt == 1 {
 			h.Attempt = 0 // goes without saying
 		}
@@ -100,8 +156,8 @@ func knows(t *testing.T, known bool) (gatemesh.EntryConfig, *recorder) {
 // whatever spelling, and nobody's word goes on to the handler.
 func TestID01_Hop(t *testing.T) {
 	t.Parallel()
-	const value = "timeout=250, attempt=2, retry"
-	want := gatemesh.Hop{Timeout: 250 * time.Millisecond, Attempt: 2, Retries: true}
+	const value = "timeout=250, attempt=2, retries=1"
+	want := gatemesh.Hop{Timeout: 250 * time.Millisecond, Attempt: 2, Retries: true, Left: 1}
 	for _, name := range []string{gatemesh.HopHeader, "x-gatemesh-hop", "X_Gatemesh_Hop", "X-GATEMESH-HOP"} {
 		for from, test := range map[string]struct {
 			known, tls bool
@@ -134,7 +190,7 @@ func TestID01_Hop(t *testing.T) {
 func TestHopMalformed(t *testing.T) {
 	t.Parallel()
 	for name, values := range map[string][]string{
-		"malformed": {"timeout=x"}, "empty": {""}, "two": {"retry", "retry"},
+		"malformed": {"timeout=x"}, "empty": {""}, "two": {"retries=1", "retries=1"},
 	} {
 		cfg, seen := knows(t, true)
 		r := request("/")
@@ -198,54 +254,68 @@ func TestHopOfTheLate(t *testing.T) {
 }
 
 // layered retries what fails, up to two times.
-type layered struct{ says func() bool }
+type layered struct{ says func() (int, bool) }
 
 func (layered) Retry(_ context.Context, c *gatemesh.Call, a gatemesh.Attempt) (time.Duration, bool) {
 	return 100 * time.Millisecond, a.Code != gatemesh.OK && c.Attempt() < 3
 }
 
-func (l layered) Retries(context.Context, *gatemesh.Call) bool { return l.says() }
+func (l layered) Retries(context.Context, *gatemesh.Call) (int, bool) { return l.says() }
 
 type transportFunc func(*http.Request) (*http.Response, error)
 
 func (f transportFunc) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// countdown has n further attempts at the first one.
+func countdown(n int) func(attempt int) (int, bool) {
+	return func(attempt int) (int, bool) { return n + 1 - attempt, true }
+}
+
 // What goes to the callee: the time that is left, anew for each attempt, and
-// who retries.
+// how often those above have tried and can try.
 func TestHopIsSent(t *testing.T) {
 	t.Parallel()
-	yes, no := func() bool { return true }, func() bool { return false }
+	no := func() (int, bool) { return 7, false }
 	for name, test := range map[string]struct {
 		header http.Header
 		body   func() *strings.Reader
-		says   func() bool
+		says   func(attempt int) (int, bool)
 		limit  time.Duration
 		parent gatemesh.Hop
 		want   []string
 		grpc   []string
 	}{
-		"nothing":         {says: no, want: []string{"", "attempt=2", "attempt=3"}},
-		"retries":         {says: yes, want: []string{"retry", "attempt=2, retry", "attempt=3, retry"}},
-		"time":            {says: no, limit: time.Second, want: []string{"timeout=1000", "timeout=900, attempt=2", "timeout=800, attempt=3"}},
-		"somebody above":  {says: no, parent: gatemesh.Hop{Attempt: 2}, want: []string{"retry", "attempt=2, retry", "attempt=3, retry"}},
-		"a panic is no":   {says: func() bool { panic("x") }, want: []string{"", "attempt=2", "attempt=3"}},
-		"not sent again":  {says: yes, body: func() *strings.Reader { return strings.NewReader("x") }, want: []string{""}},
-		"what it came as": {says: no, header: http.Header{"X-Gatemesh-Hop": {"retry"}}, want: []string{"", "attempt=2", "attempt=3"}},
-		"gRPC": {says: no, limit: time.Second, header: http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"9S"}},
-			want: []string{"", "attempt=2", "attempt=3"}, grpc: []string{"1000m", "900m", "800m"}},
-		"gRPC without a limit": {says: no, header: http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"9S"}},
+		"nothing":         {want: []string{"", "attempt=2", "attempt=3"}},
+		"retries":         {says: countdown(2), want: []string{"retries=2", "attempt=2, retries=1", "attempt=3, retries=0"}},
+		"time":            {limit: time.Second, want: []string{"timeout=1000", "timeout=900, attempt=2", "timeout=800, attempt=3"}},
+		"somebody above":  {parent: gatemesh.Hop{Retries: true, Left: 4}, want: []string{"retries=4", "attempt=2, retries=4", "attempt=3, retries=4"}},
+		"none is left":    {parent: gatemesh.Hop{Attempt: 3, Retries: true}, want: []string{"attempt=3, retries=0", "attempt=4, retries=0", "attempt=5, retries=0"}},
+		"it is unknown":   {parent: gatemesh.Hop{Attempt: 2}, want: []string{"attempt=2", "attempt=3", "attempt=4"}},
+		"despite him":     {says: countdown(9), parent: gatemesh.Hop{Attempt: 2, Retries: true, Left: 8}, want: []string{"attempt=2, retries=8", "attempt=3, retries=8", "attempt=4, retries=7"}},
+		"for ever":        {says: countdown(5000), parent: gatemesh.Hop{Attempt: 1000}, want: []string{"attempt=1000, retries=1000", "attempt=1000, retries=1000", "attempt=1000, retries=1000"}},
+		"less than none":  {says: countdown(0), want: []string{"retries=0", "attempt=2, retries=0", "attempt=3, retries=0"}},
+		"a panic is no":   {says: func(int) (int, bool) { panic("x") }, want: []string{"", "attempt=2", "attempt=3"}},
+		"not sent again":  {says: countdown(2), body: func() *strings.Reader { return strings.NewReader("x") }, want: []string{""}},
+		"what it came as": {header: http.Header{"X-Gatemesh-Hop": {"retries=1"}}, want: []string{"", "attempt=2", "attempt=3"}},
+		"gRPC": {says: countdown(2), limit: time.Second, header: http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"9S"}},
+			want: []string{"retries=2", "attempt=2, retries=1", "attempt=3, retries=0"}, grpc: []string{"1000m", "900m", "800m"}},
+		"gRPC without a limit": {header: http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"9S"}},
 			want: []string{"", "attempt=2", "attempt=3"}, grpc: []string{"9S", "9S", "9S"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
+				var sent, timeouts []string
+				says := no
+				if test.says != nil {
+					says = func() (int, bool) { return test.says(len(sent) + 1) }
+				}
 				out := gatemesh.Must(gatemesh.NewOutbound(gatemesh.OutboundConfig{
 					Mesh: func(context.Context, string) (gatemesh.Destination, bool) {
 						return gatemesh.Destination{Service: "a"}, true
 					},
-					Layers: []gatemesh.Layer{{Name: "retry", Retry: layered{test.says}}},
+					Layers: []gatemesh.Layer{{Name: "retry", Retry: layered{says}}},
 				}))
-				var sent, timeouts []string
 				rt := out.Transport(transportFunc(func(r *http.Request) (*http.Response, error) {
 					sent = append(sent, r.Header.Get(gatemesh.HopHeader))
 					timeouts = append(timeouts, r.Header.Get("Grpc-Timeout"))

@@ -32,6 +32,7 @@ type state struct {
 	opaque                                   *opaque // or nil
 	flights                                  flights
 	cache                                    *cache
+	counts                                   *counts // of all configurations
 	deny                                     denials
 	http                                     fieldNames
 	grpc                                     fieldNames
@@ -87,6 +88,10 @@ func newState(cfg Config, old *state) (*state, error) {
 			s.opaque = made
 		}
 	}
+	s.counts = new(counts)
+	if old != nil {
+		s.counts = old.counts
+	}
 	if old != nil && old.cfg.CacheEntries == cfg.CacheEntries {
 		s.cache = old.cache
 	} else {
@@ -132,6 +137,7 @@ func (a *Authenticator) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.A
 	if cred.apiKey {
 		return s.loadAPIKey(ctx, cred.value)
 	}
+	s.counts.misses.Add(1)
 	v, d := s.verify(ctx, cred.value, now)
 	if d == nil {
 		d = s.checkRevoked(v, time.Now())
@@ -183,6 +189,7 @@ func (s *state) fromMemory(c *gatemesh.Call, now time.Time) (adm gatemesh.Admiss
 		return adm, cred, nil
 	}
 	if v := s.cache.get(cred.value); v != nil && s.holds(v, now) {
+		s.counts.hit()
 		if d := s.checkRevoked(v, now); d != nil {
 			return adm, cred, d
 		}

@@ -38,6 +38,8 @@ type JWKS struct {
 	mu      sync.Mutex
 	failing bool // the last fetch failed
 
+	fetches [len(fetchEnds)]atomic.Uint64 // for metrics
+
 	// Of the fetching goroutine alone.
 	place   place  // that the last good fetch, or New, read
 	badKeys string // in it
@@ -335,7 +337,10 @@ func (j *JWKS) end(v *jwksVersion, found *Keys) (recovered, ok bool) {
 		return false, false
 	}
 	now := time.Now()
-	if found != nil {
+	if found == nil {
+		j.fetches[1].Add(1)
+	} else {
+		j.fetches[0].Add(1)
 		if old := j.current.Load(); old != nil && old.keys.equal(found) {
 			found = old.keys // the same pointer: what was verified needs no second look
 		}

@@ -246,7 +246,7 @@ func serveHTTP(tb testing.TB, config *tls.Config, handler http.Handler) (addr st
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
 	s := &http.Server{
-		Handler: handler, TLSConfig: config, ReadHeaderTimeout: 10 * time.Second,
+		Handler: handler, TLSConfig: config, ReadHeaderTimeout: time.Minute, // hundreds of connections are made before the first is used
 		ErrorLog: log.New(io.Discard, "", 0), // refused handshakes are part of a test
 	}
 	done := make(chan struct{})

@@ -37,12 +37,16 @@ func TestCredentialMemory(t *testing.T) {
 	for i := range roles {
 		roles[i] = fmt.Sprintf("orders:role-%d", i)
 	}
+	typical := *memoryTokens
+	if racing { // what a token takes does not depend on their number
+		typical = min(typical, 2000)
+	}
 	for _, c := range []struct {
 		name   string
 		tokens int
 		claims jwt.MapClaims
 	}{
-		{"typical", *memoryTokens, nil},
+		{"typical", typical, nil},
 		{"short", 2000, jwt.MapClaims{"azp": nil, "jti": nil, "tenant": nil, "roles": nil, "name": nil}},
 		{"many roles", 2000, jwt.MapClaims{"roles": roles}},
 	} {

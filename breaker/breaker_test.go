@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -366,14 +367,14 @@ func TestFaults(t *testing.T) {
 	_, e1 := New(Config{Policy: Policy{Failures: -1, MinCalls: 1, Delay: time.Nanosecond, MaxDelay: time.Hour, Patience: -1}})
 	_, e2 := New(Config{Name: "x", Policy: Policy{FailureRate: 0.5, Failures: 1, MinCalls: -1, Window: time.Nanosecond, Delay: time.Hour}})
 	_, e3 := NewGate(GateConfig{MaxDestinations: -1, Policy: Policy{FailureRate: 2}})
-	_, e4 := NewRetry(RetryConfig{MaxAttempts: 11, Budget: 2, BackoffBase: -1, BackoffMax: time.Hour, MaxRetryAfter: -1,
+	_, e4 := NewRetry(RetryConfig{MaxAttempts: 11, Budget: 2, MinPerSecond: math.NaN(), BackoffBase: -1, BackoffMax: time.Hour, MaxRetryAfter: -1,
 		Statuses: []int{200}, Codes: []gatemesh.Code{gatemesh.OK}})
 	_, e5 := NewDeadline(DeadlineConfig{})
 	for err, want := range map[error][]string{
 		e1: {"Config.Name", "Policy.Failures", "Policy.MinCalls", "Policy.Delay", "Policy.MaxDelay", "Policy.Patience"},
 		e2: {"exclude", "Policy.MinCalls", "Policy.Window", "Policy.Delay"},
 		e3: {"GateConfig.MaxDestinations", "Policy.FailureRate"},
-		e4: {"MaxAttempts", "Budget", "BackoffBase", "BackoffMax", "MaxRetryAfter", "Statuses", "Codes"},
+		e4: {"MaxAttempts", "Budget", "MinPerSecond", "BackoffBase", "BackoffMax", "MaxRetryAfter", "Statuses", "Codes"},
 		e5: {"DeadlineConfig.Timeout"},
 	} {
 		require.Error(t, err)

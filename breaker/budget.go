@@ -7,34 +7,39 @@ import (
 )
 
 const (
-	// budgetFloor is how many retries a destination has from the start, and
-	// gets back one by one in floorEvery each, so that a quiet service can
-	// retry at all.
-	budgetFloor = 10
-	floorEvery  = 10 * time.Second
+	// reserveSeconds is how much of what is lent a destination has at once, so
+	// that a burst of calls to a quiet service can be retried.
+	reserveSeconds = 6
 	// budgetCap bounds what a good time saves up for a bad one.
 	budgetCap = 100
 )
 
-// budget is how many retries the calls to a destination have earned.
+// reserveOf returns how many retries are lent at most.
+func reserveOf(perSecond float64) float64 { return max(1, perSecond*reserveSeconds) }
+
+// budget is how many retries the calls to a destination have earned, and what
+// was lent to them.
 type budget struct {
-	used atomic.Bool
+	used  atomic.Bool
+	alive atomic.Bool // whether a call went well that lend has not heard of
 
 	calls, retried, hedged, over atomic.Uint64
 
 	mu     sync.Mutex
 	tokens float64
-	debt   float64   // what of the floor was not earned yet
-	last   time.Time // when the floor was looked at
+	debt   float64   // what was lent and not earned yet
+	credit float64   // what may be lent until the next call that goes well
+	last   time.Time // when lend looked last
 }
 
-func newBudget(now time.Time) *budget {
-	return &budget{tokens: budgetFloor, debt: budgetFloor, last: now}
+func newBudget(now time.Time, perSecond float64) *budget {
+	reserve := reserveOf(perSecond)
+	return &budget{tokens: reserve, debt: reserve, last: now}
 }
 
-// earn credits one call. The floor is an advance, so that a busy service makes no
-// more retries than its share.
-func (b *budget) earn(share float64) {
+// earn credits one call. What was lent is paid back first, so that a busy service
+// makes no more retries than its share.
+func (b *budget) earn(share, perSecond float64) {
 	if !b.used.Load() {
 		b.used.Store(true)
 	}
@@ -42,25 +47,52 @@ func (b *budget) earn(share float64) {
 	defer b.mu.Unlock()
 	paid := min(share, b.debt)
 	b.debt -= paid
-	b.tokens = min(b.tokens+share-paid, budgetCap)
+	b.tokens = min(b.tokens+share-paid, max(budgetCap, reserveOf(perSecond)))
 }
 
-// spend takes a retry, if there is one.
-func (b *budget) spend(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.tokens < budgetFloor {
-		lent := min(float64(now.Sub(b.last))/float64(floorEvery), budgetFloor-b.tokens)
-		b.tokens += lent
-		b.debt = min(b.debt+lent, budgetFloor)
+// lend fills the reserve up with what the time since it looked last is worth, and
+// no more than a reserve until another call goes well: to try again what always
+// fails helps nobody. The debt is no more than that, either, as a busy time need
+// not pay for a quiet hour.
+func (b *budget) lend(now time.Time, perSecond float64) {
+	reserve := reserveOf(perSecond)
+	if b.alive.Load() {
+		b.alive.Store(false)
+		b.credit = reserve
+	}
+	since := now.Sub(b.last)
+	if since <= 0 { // callers look at the clock before they get here
+		return
 	}
 	b.last = now
-	// A little less than one, as ten times a tenth is.
-	if b.tokens < 1-1e-6 {
+	if lent := min(since.Seconds()*perSecond, reserve-b.tokens, b.credit); lent > 0 {
+		b.tokens += lent
+		b.credit -= lent
+		b.debt = min(b.debt+lent, reserve)
+	}
+}
+
+// almost is a little less than one, as ten times a tenth is.
+const almost = 1 - 1e-6
+
+// spend takes a retry, if there is one.
+func (b *budget) spend(now time.Time, perSecond float64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lend(now, perSecond)
+	if b.tokens < almost {
 		return false
 	}
 	b.tokens--
 	return true
+}
+
+// available returns how many times spend would succeed.
+func (b *budget) available(now time.Time, perSecond float64) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lend(now, perSecond)
+	return int(b.tokens + 1 - almost)
 }
 
 // left returns how many retries there are.

@@ -51,6 +51,7 @@ type circuit struct {
 	used atomic.Bool // since the last look of a table that needs room
 
 	refused, opened atomic.Uint64
+	moves           [HalfOpen + 1][HalfOpen + 1]atomic.Uint64 // from a State to another
 
 	mu    sync.Mutex
 	trips trips
@@ -166,6 +167,7 @@ func (c *circuit) sync() bool {
 	if now == c.state() {
 		return false
 	}
+	c.moves[c.state()][now].Add(1)
 	c.word.Store((c.word.Load()>>2+1)<<2 | uint64(now))
 	return true
 }

@@ -54,15 +54,18 @@
 //
 // What is left of a call's deadline goes to the callee, whose [Deadline] in its
 // [gatemesh.Chain] applies it, and so on down the tree of calls. With it goes who
-// makes the attempts: of the services on the way, the first that may retry does,
-// and the others leave it to that one, so that a dead leaf sees 1.1 attempts for
-// a call and not three to the power of its depth. Both are believed of verified
+// makes the attempts, and how many are left: of the services on the way, the
+// first that may retry does, and the others leave it to that one, so that a dead
+// leaf sees 1.1 attempts for a call and not three to the power of its depth. They
+// do so also when the budget of that one has nothing left, which the number 0
+// says: a storm is not to be continued further down. Both are believed of verified
 // peers only; see [gatemesh.Hop].
 //
 // # Overload
 //
 // In the service, [Limiter] finds how many calls it can work on at once, and
-// refuses the rest, the least important first. Its callers do not retry what it
+// refuses the rest, the least important first, and among equals those first that
+// another replica can still be asked about. Its callers do not retry what else it
 // refuses, and their [Throttle] sends it less. What the layers have done is in
 // their Stats methods, for pages and metrics.
 package breaker

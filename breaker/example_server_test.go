@@ -75,7 +75,7 @@ func ExampleLimiter_gRPC() {
 func ExampleHedgeConfig() {
 	end := make(chan struct{})
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("X-Gatemesh-Hop") == "attempt=2, retry" {
+		if r.Header.Get("X-Gatemesh-Hop") == "attempt=2, retries=1" {
 			fmt.Fprint(w, "fast")
 			return
 		}

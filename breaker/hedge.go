@@ -32,7 +32,7 @@ func (cfg *HedgeConfig) complete(f *faults) {
 // HedgeAfter returns after how long without an answer c is made a second time.
 func (r *Retry) HedgeAfter(_ context.Context, c *gatemesh.Call) (time.Duration, bool) {
 	cfg := r.state.For(c)
-	if cfg == nil || cfg.Hedge.After == 0 || c.Attempt() != 1 || !cfg.ours(c) || cfg.attempts(routeRetry(c)) < 2 || c.Header().Count("Upgrade") > 0 {
+	if cfg == nil || cfg.Hedge.After == 0 || c.Attempt() != 1 || !cfg.ours(c) || cfg.attempts(c, routeRetry(c)) < 2 || c.Header().Count("Upgrade") > 0 {
 		return 0, false
 	}
 	if cfg.Hedge.Quantile == 0 {
@@ -48,8 +48,12 @@ func (r *Retry) HedgeAfter(_ context.Context, c *gatemesh.Call) (time.Duration, 
 
 // Hedge takes a second attempt of c from the budget of its destination.
 func (r *Retry) Hedge(_ context.Context, c *gatemesh.Call) bool {
-	b := r.budget(c.Destination())
-	if b == nil || !b.spend(time.Now()) {
+	cfg := r.state.For(c)
+	if cfg == nil {
+		return false
+	}
+	b := r.budget(cfg, c.Destination())
+	if b == nil || !b.spend(time.Now(), cfg.MinPerSecond) {
 		return false
 	}
 	b.hedged.Add(1)

@@ -123,6 +123,7 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 	t.Parallel()
 	const calls = 400
 	var n hops
+	var said [len(n)]told // of the first call
 	ca := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(ca.Close)
 	front := healthpb.HealthClient(nil)
@@ -142,6 +143,7 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 			client, err := grpcmesh.NewClient(outbound(t, newRetry(t, func(c *RetryConfig) {
 				c.Idempotent = func(*gatemesh.Call) bool { return true }
 				c.BackoffBase, c.BackoffMax = time.Millisecond, time.Millisecond
+				c.MinPerSecond = 5 // by default, 60 are lent, which is a tenth of more calls than these
 			}).Layer()))
 			require.NoError(t, err)
 			next := dial(addr, client.Options()...)
@@ -154,7 +156,9 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 		require.NoError(t, err)
 		g := grpc.NewServer(append(server.Options(), grpc.Creds(credentials.NewServerTLSFromCert(&ca.TLS.Certificates[0])),
 			grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-				n[i].Add(1)
+				if n[i].Add(1) <= 3 {
+					said[i].add(gatemesh.FromContext(ctx).Hop().String())
+				}
 				return h(ctx, req)
 			}))...)
 		healthpb.RegisterHealthServer(g, s)
@@ -170,6 +174,9 @@ func TestF09_OneLayerRetries_GRPC(t *testing.T) {
 		assert.Equal(t, codes.Unavailable, check(t.Context(), front))
 	}
 	assert.EqualValues(t, calls, n[0].Load())
+	for i := 1; i < len(n); i++ {
+		assert.Equal(t, []string{"retries=2", "attempt=2, retries=1", "attempt=3, retries=0"}, said[i].take(), i)
+	}
 	assert.GreaterOrEqual(t, float64(n[3].Load()), 1.05*calls)
 	assert.LessOrEqual(t, float64(n[3].Load()), 1.1*calls)
 }
@@ -184,7 +191,7 @@ func TestF09_OutsideHasNoSay(t *testing.T) {
 				u := newUpstream(status(503))
 				rt := outbound(t, newRetry(t).Layer()).Transport(u)
 				r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
-				r.Header.Set(gatemesh.HopHeader, "attempt=2, retry")
+				r.Header.Set(gatemesh.HopHeader, "attempt=2, retries=1")
 				if peer {
 					r.TLS = &tls.ConnectionState{}
 				}
@@ -210,7 +217,7 @@ func TestRetriesAreAnnounced(t *testing.T) {
 			method string
 			most   int
 			want   string
-		}{{"GET", 3, "retry"}, {"GET", 1, ""}, {"POST", 3, ""}} {
+		}{{"GET", 3, "retries=2"}, {"GET", 1, ""}, {"POST", 3, ""}} {
 			u := newUpstream(func(r *http.Request) (*http.Response, error) {
 				assert.Equal(t, test.want, r.Header.Get(gatemesh.HopHeader), test)
 				return status(200)(r)

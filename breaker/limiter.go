@@ -83,6 +83,15 @@ func healthFirst(c *gatemesh.Call) Priority {
 // Unavailable, reason "overloaded", Retry-After, and "X-Gatemesh-Retry: no", by
 // which callers of this library do not try again.
 //
+// Of calls of the same priority, those go first that can be tried elsewhere: the
+// first attempts of a verified peer that says that further ones can follow
+// ([gatemesh.Hop]). They may fill half a step less of the queue, which is never
+// less than what the next lower priority may fill, and are refused without
+// Retry-After and "no", so that the one above that retries can find another
+// replica, within its budget. Who was refused there, too, is told "no" like
+// everybody: then this replica is not the only one that is overloaded. A peer
+// that lies about it gains nothing beyond what callers have that say nothing.
+//
 // A call is worked on until its response begins: the time until then is what
 // the limit follows, and then the place is free. How long the body of a response
 // takes is a matter of the client, and a stream may stay open for ever: bound
@@ -202,12 +211,22 @@ const FactCapacity gatemesh.Fact = "capacity"
 var errOverloaded = gatemesh.Deny(gatemesh.Unavailable, "overloaded", "The service is overloaded; try again later.").
 	WithRetryAfter(time.Second).WithField(gatemesh.RetryHeader, "no")
 
+// errElsewhere is for calls that another replica may have a place for.
+var errElsewhere = gatemesh.Deny(gatemesh.Unavailable, errOverloaded.Reason, errOverloaded.Detail)
+
+// elsewhere reports whether c can be tried at another replica and was not yet.
+func elsewhere(c *gatemesh.Call) bool {
+	h := c.Hop()
+	return h.Retries && h.Left > 0 && h.Attempt <= 1
+}
+
 // Admit gives c a place, if need be after a wait.
 func (l *Limiter) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, error) {
 	adm, cfg, most, err := l.try(ctx, c)
 	if cfg == nil || err != nil {
 		return adm, err
 	}
+	l.stats.calls.Add(1)
 	if l.waiting.Add(1) > int64(most) {
 		l.waiting.Add(-1)
 		return adm, l.refuse(ctx, cfg, c)
@@ -229,36 +248,41 @@ func (l *Limiter) Admit(ctx context.Context, c *gatemesh.Call) (gatemesh.Admissi
 func (l *Limiter) AdmitCached(ctx context.Context, c *gatemesh.Call) (gatemesh.Admission, bool, error) {
 	adm, cfg, most, err := l.try(ctx, c)
 	if cfg != nil && l.waiting.Load() < int64(most) {
-		l.stats.calls.Add(^uint64(0)) // Admit follows
-		return gatemesh.Admission{}, false, nil
+		return gatemesh.Admission{}, false, nil // Admit follows
 	}
 	if cfg != nil {
+		l.stats.calls.Add(1)
 		err = l.refuse(ctx, cfg, c)
 	}
 	return adm, true, err
 }
 
-// try gives c a place if there is one. If not, it returns the configuration,
-// and how many may wait at most if c is among them.
+// try gives c a place if there is one, and counts it. If not, it returns the
+// configuration, and how many may wait at most if c is among them.
 func (l *Limiter) try(_ context.Context, c *gatemesh.Call) (_ gatemesh.Admission, wait *LimiterConfig, most int, _ error) {
 	cfg := l.state.For(c)
 	if cfg == nil {
 		return gatemesh.Admission{}, nil, 0, errUnset
 	}
-	l.stats.calls.Add(1)
 	p := cfg.Priority(c)
 	if p >= Exempt {
+		l.stats.calls.Add(1)
 		l.stats.exempt.Add(1)
 		return gatemesh.Admission{}, nil, 0, nil
 	}
 	e := l.engine.Load()
 	if permit, ok := e.TryAcquirePermit(); ok {
+		l.stats.calls.Add(1)
 		return gatemesh.Admission{Finish: hold(e, permit)}, nil, 0, nil
 	}
 	if cfg.DisableQueue {
 		return gatemesh.Admission{}, cfg, 0, nil
 	}
-	return gatemesh.Admission{}, cfg, int(math.Ceil(float64(e.Limit()) * float64(p-Lowest) / 4)), nil
+	steps := float64(p - Lowest) // of four
+	if elsewhere(c) {
+		steps -= 0.5
+	}
+	return gatemesh.Admission{}, cfg, int(math.Ceil(float64(e.Limit()) * steps / 4)), nil
 }
 
 // refuse counts and tells the Observer now and then.
@@ -269,6 +293,9 @@ func (l *Limiter) refuse(ctx context.Context, cfg *LimiterConfig, c *gatemesh.Ca
 		cfg.Observer.Observe(ctx, gatemesh.Event{
 			Kind: gatemesh.EventFault, Layer: "limiter", Call: c, Message: "the service is overloaded; calls are refused",
 		})
+	}
+	if elsewhere(c) {
+		return errElsewhere
 	}
 	return errOverloaded
 }

@@ -16,10 +16,17 @@ type RetryConfig struct {
 	// 10; 1 is never again. Default: 3.
 	MaxAttempts int
 	// Budget is how many retries each call to a destination earns, among those
-	// that may be retried. Above 0, up to 1. Default: 0.1. Each destination
-	// starts with an advance of 10 retries, which its calls pay back first, gets
-	// those back in 10 seconds each, and saves up to 100.
+	// that may be retried. Above 0, up to 1. Default: 0.1. A destination saves up
+	// to 100, or what MinPerSecond lends it if that is more.
 	Budget float64
+	// MinPerSecond is how many retries a second a destination may have however
+	// few calls it gets. It is lent, 6 seconds' worth at the start (at least one
+	// retry), and as much again after each call that goes well; what calls earn
+	// pays it back first. So it is this or the Budget's share, whichever is more,
+	// and not both; and a destination that only fails has no more than that start,
+	// or its share. Above 0, up to 1,000. Default: 10, which is more than a tenth
+	// of less than 100 calls a second.
+	MinPerSecond float64
 	// BackoffBase is the longest pause before the second attempt. It doubles
 	// with each, up to BackoffMax; each pause is any part of that, at random.
 	// 1 ms to 1 minute. Default: 25 ms.
@@ -41,8 +48,10 @@ type RetryConfig struct {
 	// of these.
 	Idempotent func(c *gatemesh.Call) bool
 	// DespiteCaller retries also what is called for a call that somebody above
-	// tries again by himself ([gatemesh.Hop.Retried]), which multiplies attempts
-	// with each service on the way. Default: those calls are left to him.
+	// tries again by himself ([gatemesh.Hop.Retried]), but no more often than he
+	// still can: of three attempts at each of two services, the callee then sees
+	// six, and with each further service more. Default: those calls are left to
+	// him.
 	DespiteCaller bool
 	// Hedge says when a second attempt is begun while the first is under way.
 	// Like a retry, it is for calls that may safely be made twice, counts among
@@ -56,6 +65,7 @@ type RetryConfig struct {
 func (cfg RetryConfig) complete() (*RetryConfig, error) {
 	setDefault(&cfg.MaxAttempts, 3)
 	setDefault(&cfg.Budget, 0.1)
+	setDefault(&cfg.MinPerSecond, 10)
 	setDefault(&cfg.BackoffBase, 25*time.Millisecond)
 	setDefault(&cfg.BackoffMax, max(250*time.Millisecond, cfg.BackoffBase))
 	setDefault(&cfg.MaxRetryAfter, time.Second)
@@ -70,6 +80,9 @@ func (cfg RetryConfig) complete() (*RetryConfig, error) {
 	between(&f, "RetryConfig.MaxAttempts", cfg.MaxAttempts, 1, maxAttempts)
 	if !(cfg.Budget > 0 && cfg.Budget <= 1) { // NaN, too
 		f.add("RetryConfig.Budget %v is not above 0 and up to 1", cfg.Budget)
+	}
+	if !(cfg.MinPerSecond > 0 && cfg.MinPerSecond <= 1000) {
+		f.add("RetryConfig.MinPerSecond %v is not above 0 and up to 1000", cfg.MinPerSecond)
 	}
 	between(&f, "RetryConfig.BackoffBase", cfg.BackoffBase, time.Millisecond, maxBackoff)
 	between(&f, "RetryConfig.BackoffMax", cfg.BackoffMax, min(cfg.BackoffBase, maxBackoff), maxBackoff)
@@ -170,23 +183,26 @@ func (r *Retry) Retry(ctx context.Context, c *gatemesh.Call, a gatemesh.Attempt)
 		return 0, false
 	}
 	r.learn(cfg, c, &a)
-	b := r.budget(c.Destination())
+	b := r.budget(cfg, c.Destination())
 	if b == nil { // all are in use just now
 		return 0, false
 	}
 	if a.Asked == 0 {
 		b.calls.Add(1)
-		b.earn(cfg.Budget)
+		b.earn(cfg.Budget, cfg.MinPerSecond)
+	}
+	if a.Err == nil && !failed(a.Code) && !b.alive.Load() {
+		b.alive.Store(true)
 	}
 	rule := routeRetry(c)
-	if a.Attempts >= cfg.attempts(rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
+	if a.Attempts >= cfg.attempts(c, rule) || !a.Replayable || !cfg.worthwhile(ctx, c, &a, rule) {
 		return 0, false
 	}
 	now := time.Now()
 	if wait, again = cfg.pause(ctx, &a, rule, now); !again {
 		return 0, false
 	}
-	if !b.spend(now) {
+	if !b.spend(now, cfg.MinPerSecond) {
 		b.over.Add(1)
 		return 0, false
 	}
@@ -218,19 +234,36 @@ func (r *Retry) Stats() map[gatemesh.Destination]RetryStats {
 }
 
 // Retries reports whether c is one of those that are tried again, which the
-// callee is told, so that it leaves that to us. Whether the budget allows it
-// just now does not matter: what is used up here is not to be spent behind us.
-func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) bool {
+// callee is told, so that it leaves that to us; and how many further attempts
+// there can be: by what the configuration or the route says, by the caller's
+// number if we retry despite him, and by what the budget has just now. If that
+// is used up, c is ours all the same: what we may not spend is not to be spent
+// behind us.
+func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) (left int, ours bool) {
 	cfg := r.state.For(c)
-	return cfg != nil && cfg.ours(c) && cfg.attempts(routeRetry(c)) > 1
+	if cfg == nil || !cfg.ours(c) {
+		return 0, false
+	}
+	most := cfg.attempts(c, routeRetry(c))
+	if most < 2 {
+		return 0, false
+	}
+	if left = most - c.Attempt(); left > 0 {
+		b := r.budget(cfg, c.Destination())
+		if b == nil {
+			return 0, true
+		}
+		left = min(left, b.available(time.Now(), cfg.MinPerSecond))
+	}
+	return max(0, left), true
 }
 
 // budget returns the budget of d, or nil if there is no place for it.
-func (r *Retry) budget(d gatemesh.Destination) *budget {
+func (r *Retry) budget(cfg *RetryConfig, d gatemesh.Destination) *budget {
 	if b := r.budgets.all()[d]; b != nil {
 		return b
 	}
-	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now()) },
+	return r.budgets.get(d, maxBudgets, func() *budget { return newBudget(time.Now(), cfg.MinPerSecond) },
 		func(b *budget) bool { return !b.used.Swap(false) })
 }
 

@@ -44,7 +44,6 @@ func TestPX06_RetriesAreBounded(t *testing.T) {
 				const n = 10_000
 				u := newUpstream(answer)
 				rt := outbound(t, newRetry(t).Layer()).Transport(u)
-				began := time.Now()
 				var wg sync.WaitGroup
 				for g := range 20 {
 					wg.Go(func() {
@@ -61,9 +60,9 @@ func TestPX06_RetriesAreBounded(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				gets, floor := u.count("GET").Load(), int64(budgetFloor+time.Since(began)/floorEvery+1)
+				gets := u.count("GET").Load()
 				assert.EqualValues(t, n, u.count("POST").Load(), "POST is never retried")
-				assert.LessOrEqual(t, gets, n+n/10+floor)
+				assert.LessOrEqual(t, gets, int64(n+n/10))
 				assert.Greater(t, gets, int64(n+n/20), "but GET is")
 				assert.LessOrEqual(t, u.attempts.Load(), int64(1.1*2*n))
 				assert.Equal(t, u.opened.Load(), u.closed.Load(), "discarded answers are closed")
@@ -313,38 +312,126 @@ func TestRetryRefusedByAGate(t *testing.T) {
 // good time does not save up for a storm.
 func TestBudget(t *testing.T) {
 	t.Parallel()
+	const perSecond, reserve = 2, 2 * reserveSeconds
 	now := time.Unix(1, 0)
-	b := newBudget(now)
+	b := newBudget(now, perSecond)
 	spend := func() (n int) {
-		for b.spend(now) {
-			n++
+		n = b.available(now, perSecond)
+		for range n {
+			require.True(t, b.spend(now, perSecond))
 		}
+		require.False(t, b.spend(now, perSecond), "what is available is what can be spent")
 		return n
 	}
-	assert.Equal(t, budgetFloor, spend())
-	for range 100 {
-		b.earn(0.1)
+	earn := func(n int, share float64) {
+		for range n {
+			b.earn(share, perSecond)
+		}
 	}
-	for range 9 {
-		b.earn(0.1)
-	}
-	assert.Zero(t, spend(), "the floor was an advance")
-	b.earn(0.1)
+	assert.Equal(t, reserve, spend())
+	earn(10*reserve+9, 0.1)
+	assert.Zero(t, spend(), "the reserve was lent")
+	earn(1, 0.1)
 	assert.Equal(t, 1, spend(), "ten calls earn one")
-	now = now.Add(floorEvery)
+	now = now.Add(time.Second / perSecond)
+	assert.Zero(t, spend(), "nothing is lent to what has only failed")
+	b.alive.Store(true)
+	now = now.Add(time.Second / perSecond)
 	assert.Equal(t, 1, spend())
-	for range 10 {
-		b.earn(0.1)
-	}
-	assert.Zero(t, spend(), "and this one, too")
-	b.earn(1)
+	earn(10, 0.1)
+	assert.Zero(t, spend(), "and this one was lent, too")
+	earn(1, 1)
 	assert.Equal(t, 1, spend())
 	now = now.Add(time.Hour)
-	assert.Equal(t, budgetFloor, spend())
-	for range 1_000_000 {
-		b.earn(0.1)
+	b.alive.Store(true)
+	assert.Equal(t, reserve, spend())
+	earn(10*reserve+9, 0.1)
+	assert.Zero(t, spend())
+	earn(1, 0.1)
+	assert.Equal(t, 1, spend(), "nobody owes more than the reserve")
+	earn(1_000_000, 0.1)
+	now = now.Add(time.Hour)
+	b.alive.Store(true)
+	assert.Equal(t, budgetCap, spend(), "to what was saved up, nothing is lent")
+	b.alive.Store(true)
+	assert.Zero(t, spend(), "and the hour is over")
+	n := 0
+	for range 10 * reserve {
+		now = now.Add(time.Second / perSecond)
+		n += spend()
 	}
-	assert.Equal(t, budgetCap, spend())
+	assert.Equal(t, reserve, n, "and no more than that, until another call goes well")
+
+	b = newBudget(now, 0.01)
+	assert.Equal(t, 1, b.available(now, 0.01), "there is always one to lend")
+	b = newBudget(now, 1000)
+	for range 1_000_000 {
+		b.earn(0.1, 1000)
+	}
+	assert.Equal(t, 1000*reserveSeconds, b.available(now, 1000))
+}
+
+// TestBudgetRates: of what fails, as many are retried in a second as are lent, or
+// as are earned, whichever is more, and not both. Of what always fails, as many
+// as are earned.
+func TestBudgetRates(t *testing.T) {
+	t.Parallel()
+	for calls, want := range map[int][2]float64{1: {2, 0.1}, 20: {10, 2}, 99: {10, 9.9}, 100: {10, 10}, 200: {20, 20}, 1000: {100, 100}} {
+		for i, want := range want {
+			now := time.Unix(1, 0)
+			b := newBudget(now, 10)
+			retried := 0
+			for second := range 1200 {
+				for range calls {
+					now = now.Add(time.Second / time.Duration(calls))
+					b.earn(0.1, 10)
+					b.alive.Store(i == 0)
+					for range 2 {
+						if b.spend(now, 10) && second >= 600 {
+							retried++
+						}
+					}
+				}
+			}
+			assert.InDelta(t, 600*want, retried, 2, "%v of %d", want, calls)
+		}
+	}
+}
+
+// TestBudgetQuiet: a quiet service can be retried, as the conformance tests of
+// the Gateway API do: in a moment, eleven rules with three requests each, that
+// want 51 retries among them; and again a few seconds later.
+func TestBudgetQuiet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRetry(t)
+		for range 3 {
+			var wg sync.WaitGroup
+			for _, test := range []struct{ attempts, failures, want int }{
+				{4, 2, 200}, {4, 4, 503}, {1, 2, 503},
+				{3, 1, 200}, {3, 3, 503}, {3, 1, 200}, {3, 3, 503}, {3, 1, 200}, {3, 3, 503}, {3, 1, 200}, {3, 3, 503},
+			} {
+				wg.Go(func() {
+					for range 3 {
+						failures := test.failures
+						u := newUpstream(func(r *http.Request) (*http.Response, error) {
+							if failures--; failures >= 0 {
+								return status(503)(r)
+							}
+							return status(200)(r)
+						})
+						rt := outbound(t, routed(&gatemesh.RetryPolicy{Attempts: test.attempts, Backoff: time.Millisecond}), r.Layer()).Transport(u)
+						code, err := send(t, rt, request(t.Context(), "a"))
+						require.NoError(t, err)
+						assert.Equal(t, test.want, code, test)
+					}
+				})
+			}
+			wg.Wait()
+			time.Sleep(reserveSeconds * time.Second)
+		}
+		assert.Zero(t, r.Stats()[service("a")].OverBudget)
+	})
 }
 
 // What cannot be retried anyway costs the budget nothing.
@@ -470,7 +557,6 @@ func TestRetryConnections(t *testing.T) {
 				retry := newRetry(t, func(c *RetryConfig) {
 					c.Budget, c.BackoffBase, c.BackoffMax = 1, time.Millisecond, time.Millisecond
 				})
-				retry.budget(service("a")).debt = 0 // for two retries of each call
 				rt := outbound(t, retry.Layer()).Transport(base)
 				began := time.Now()
 				for range 10 {

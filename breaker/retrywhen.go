@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// maxAttempts bounds what a configuration, or a route, can ask for.
+	// maxAttempts bounds what a configuration can ask for. What a route asks for,
+	// the budget alone bounds.
 	maxAttempts = 10
 	maxBackoff  = time.Minute
 )
@@ -27,12 +28,17 @@ func routeRetry(c *gatemesh.Call) *gatemesh.RetryPolicy {
 	return nil
 }
 
-// attempts returns how often a call with rule, which may be nil, is tried.
-func (cfg *RetryConfig) attempts(rule *gatemesh.RetryPolicy) int {
-	if rule == nil || rule.Attempts <= 0 {
-		return cfg.MaxAttempts
+// attempts returns how often c with rule, which may be nil, is tried: no more
+// often than its caller, if he retries, too.
+func (cfg *RetryConfig) attempts(c *gatemesh.Call, rule *gatemesh.RetryPolicy) int {
+	most := cfg.MaxAttempts
+	if rule != nil && rule.Attempts > 0 {
+		most = rule.Attempts
 	}
-	return min(rule.Attempts, maxAttempts)
+	if in := c.Parent(); in != nil && in.Hop().Retries {
+		most = min(most, 1+in.Hop().Left)
+	}
+	return most
 }
 
 // worthwhile reports whether another attempt could end better.

@@ -82,7 +82,6 @@ func TestRetryByRoute(t *testing.T) {
 		"fewer":                     {answer: status(503), rule: gatemesh.RetryPolicy{Attempts: 2}, attempts: 2},
 		"never":                     {answer: status(503), rule: gatemesh.RetryPolicy{Attempts: 1}, attempts: 1},
 		"more":                      {answer: status(503), rule: gatemesh.RetryPolicy{Attempts: 5}, attempts: 5},
-		"too many":                  {answer: status(503), rule: gatemesh.RetryPolicy{Attempts: 1000}, attempts: maxAttempts},
 		"nonsense":                  {answer: status(503), rule: gatemesh.RetryPolicy{Attempts: -1}, attempts: 3},
 		"nothing said":              {answer: status(503), attempts: 3},
 		"its statuses":              {answer: status(500), rule: gatemesh.RetryPolicy{Statuses: []int{500}}, attempts: 3},
@@ -108,6 +107,19 @@ func TestRetryByRoute(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRetryByRouteOfTooMany: a route gets the attempts that it asks for, as long
+// as there is a budget.
+func TestRetryByRouteOfTooMany(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(status(503))
+		rt := outbound(t, routed(&gatemesh.RetryPolicy{Attempts: 1000}), newRetry(t).Layer()).Transport(u)
+		_, _ = send(t, rt, request(t.Context(), "a"))
+		assert.Greater(t, u.attempts.Load(), int64(3))
+		assert.LessOrEqual(t, u.attempts.Load(), int64(1+budgetCap))
+	})
 }
 
 // TestRetryByRouteAlone: the rule of the front door holds, if both say something.

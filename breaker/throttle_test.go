@@ -38,7 +38,9 @@ func TestThrottle(t *testing.T) {
 			return status(200)(r)
 		})
 		rt := outbound(t, newRetry(t).Layer(), th.Layer()).Transport(u)
-		// run returns what is sent in a second, by the last 20: it is drawn.
+		// run returns what is sent in a second: of those in which the Window has
+		// settled as many as there are, for it is drawn. By the last 20 alone, the
+		// mean strays by 1.3, and its bound is 2 of those away.
 		run := func(can int64) (sent int64) {
 			for second := range 180 {
 				capacity.Store(can)
@@ -46,7 +48,7 @@ func TestThrottle(t *testing.T) {
 				for range 100 {
 					_, _ = send(t, rt, request(t.Context(), "a"))
 				}
-				if second >= 160 {
+				if second >= 90 {
 					sent += u.attempts.Load() - before
 				}
 				for range 5 {
@@ -56,13 +58,13 @@ func TestThrottle(t *testing.T) {
 				}
 				time.Sleep(time.Second)
 			}
-			return sent / 20
+			return sent / 90
 		}
 		assert.GreaterOrEqual(t, run(1000), int64(100), "nothing is kept back")
 		assert.Zero(t, th.Stats()[service("a")].Refused)
 		sent := run(20)
 		assert.Greater(t, sent, int64(20), "some more than it can do, to see what it can do")
-		assert.Less(t, sent, int64(70), "of 100; it settles near 65, retries among them")
+		assert.Less(t, sent, int64(70), "of 100; it settles near 67, retries among them")
 		assert.Positive(t, th.Stats()[service("a")].Rejection)
 		sent = run(0)
 		assert.Less(t, sent, int64(30), "all but a tenth")

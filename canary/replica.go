@@ -331,6 +331,7 @@ func (r *Rollout) fallBack(p *plan, now time.Time, why string) {
 	r.share.Store(0)
 	s := p.rollBack(r.state, now, why)
 	s.ID, s.Since = cmp.Or(s.ID, p.ID), math.MaxUint64 // which is no change of the store: what is seen now is of no other share
+	r.totals.changed(s.Phase)
 	r.observe(p, gatemesh.EventFault, s.History[len(s.History)-1].Text, nil)
 	r.state = s
 	r.since = s.Since
@@ -343,6 +344,7 @@ func (r *Rollout) tell(p *plan) {
 		if e.Change <= r.told {
 			continue
 		}
+		r.totals.changed(e.Phase)
 		kind := gatemesh.EventNotice
 		if e.Phase == RolledBack {
 			kind = gatemesh.EventFault

@@ -139,6 +139,7 @@ type Rollout struct {
 	limits atomic.Pointer[[len(quantiles)]time.Duration]
 	counts atomic.Pointer[counts]
 	users  [2]users
+	totals totals
 	status atomic.Pointer[Status]
 
 	stop func()
@@ -291,8 +292,10 @@ func (l *listener) Finish(c *gatemesh.Call, o gatemesh.Outcome) {
 	counts := r.counts.Load()
 	g := &counts.versions[v].groups[groupOf(counts.seed, c)]
 	g.calls.Add(1)
+	r.totals.calls[v].Add(1)
 	if is == failure {
 		g.failed.Add(1)
+		r.totals.failed[v].Add(1)
 	} else if !c.Outbound() { // nobody has told us of its answer
 		r.timed(c, o.Duration)
 	}

@@ -14,7 +14,7 @@ import (
 // figures beside it are those of 10,000:
 //
 //	go test -run HowFast -v -timeout 0 ./canary -canary.rollouts 10000
-var rollouts = flag.Int("canary.rollouts", 12, "rollouts of each kind that are simulated")
+var rollouts = flag.Int("canary.rollouts", 5, "rollouts of each kind that are simulated")
 
 // course is a rollout of a day's traffic, as its Analysis sees it every second.
 type course struct {

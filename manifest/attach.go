@@ -18,21 +18,34 @@ type parentRef struct {
 	Port        number `json:"port" check:"min=1 max=65535"`
 }
 
-// checkParents reports two references to one and the same place.
+// checkParents reports two references to one and the same place, and one to a
+// Gateway beside one to a part of it, as the CRD does.
 func checkParents(s scope, refs []parentRef) {
+	type gateway struct{ namespace, name string }
 	type place struct {
-		namespace, name, section string
-		port                     int64
+		gateway
+		section string
+		port    int64
 	}
-	seen := make(map[place]mark)
+	seen, parents := make(map[place]mark), make(map[gateway]*parentRef)
 	for i := range refs {
 		r := &refs[i]
-		p := place{r.Namespace.V, r.Name.V, r.SectionName.V, r.Port.V}
+		g := gateway{r.Namespace.V, r.Name.V}
+		p := place{g, r.SectionName.V, r.Port.V}
 		if first, twice := seen[p]; twice {
 			s.fault(r.mark, "is the same parent as %s", first.path)
 			continue
 		}
 		seen[p] = r.mark
+		first := parents[g]
+		if first == nil {
+			parents[g] = r
+			continue
+		}
+		if first.SectionName.present() != r.SectionName.present() || first.Port.present() != r.Port.present() {
+			s.fault(r.mark, "names a part of the Gateway, or all of it, and %s the other: with several references to one Gateway, "+
+				"each must have a sectionName or none, and each a port or none", first.path)
+		}
 	}
 }
 
@@ -121,8 +134,6 @@ func (set *Set) refuses(g *object[gatewaySpec], l *listener, r *aRoute) string {
 	switch a.Namespaces.From.V {
 	case "All":
 		return ""
-	case "None":
-		return "its allowedRoutes say from: None"
 	case "Selector":
 		if set.mayLack("Namespace") || a.Namespaces.Selector.selects(set.labelsOf(r.namespace)) {
 			return ""

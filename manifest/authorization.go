@@ -55,7 +55,7 @@ type authTo struct {
 }
 
 type authSource struct {
-	mark
+	mark                 `refused:"trustDomains notTrustDomains" why:"trustDomains=write principals, such as TRUST-DOMAIN/*; notTrustDomains=write notPrincipals, such as TRUST-DOMAIN/*"`
 	Principals           []text `json:"principals"`
 	NotPrincipals        []text `json:"notPrincipals"`
 	RequestPrincipals    []text `json:"requestPrincipals"`

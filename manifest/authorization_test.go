@@ -53,6 +53,8 @@ func TestAZ06_NothingMeansDeny(t *testing.T) {
 		`{rules: [{from: [{source: {principals: []}}]}]}`:               "principals: the list is empty",
 		`{rules: [{from: [{source: {principals: null}}]}]}`:             "principals: is null",
 		`{rules: [{from: [{source: {notServiceAccounts: []}}]}]}`:       "notServiceAccounts: the list is empty",
+		`{rules: [{from: [{source: {trustDomains: [a]}}]}]}`:            "source.trustDomains: not supported by gatemesh: write principals, such as TRUST-DOMAIN/*",
+		`{rules: [{from: [{source: {notTrustDomains: [a]}}]}]}`:         "source.notTrustDomains: not supported by gatemesh: write notPrincipals, such as TRUST-DOMAIN/*",
 		`{rules: [{from: [{source: {user: [a]}}]}]}`:                    "source.user: unknown field",
 		`{rules: [{from: [{source: {notUser: [a]}}]}]}`:                 "source.notUser: unknown field",
 		`{rules: [{to: [{operation: {paths: []}}]}]}`:                   "paths: the list is empty",

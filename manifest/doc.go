@@ -50,6 +50,10 @@
 // defaults, and its percentages the pool's. The interval is how far back rates
 // of failures are counted; endpoints are judged at each attempt.
 //
+// A DestinationRule says also whether a service is reached over mutual TLS; see
+// [TrafficPolicy.TLS]. A server that says nothing has it where it can, which is
+// what ISTIO_MUTUAL says.
+//
 // Where Istio takes the older one of two PeerAuthentications for the same
 // workloads, there is an error, as a file does not say which that is.
 //

@@ -50,7 +50,7 @@ type headerModifier struct {
 type headerField struct {
 	mark
 	Name  text `json:"name" check:"required len=256 format=field"`
-	Value text `json:"value" check:"required len=4096"`
+	Value text `json:"value" check:"required len=4096 format=value"`
 }
 
 type redirectFilter struct {

@@ -28,6 +28,7 @@ var formatNames = map[string]string{
 	"host":        "host name without wildcard",
 	"field":       "name of a header field that may be changed",
 	"token":       "name, or *",
+	"value":       "visible ASCII characters, with single blanks between them",
 	"origin":      "scheme://host with or without :port, where * may stand for the first labels, or *",
 	"regex":       "regular expression (RE2)",
 	"gep":         "duration such as 1h, 1m30s or 500ms (GEP-2257)",
@@ -41,6 +42,7 @@ var (
 	labelForm     = regexp.MustCompile(`^` + dnsLabel + `$`)
 	subdomainForm = regexp.MustCompile(`^` + dnsLabel + `(\.` + dnsLabel + `)*$`)
 	headerForm    = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_|~`-]+$")
+	valueForm     = regexp.MustCompile("^[!-~]+( [!-~]+)*$")
 	pathForm      = regexp.MustCompile(`^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+$`)
 )
 
@@ -71,6 +73,10 @@ func formatFault(format, v string) string {
 			return "is a wildcard; one host name is required"
 		}
 		return formatFault("hostname", v)
+	case "value":
+		if !valueForm.MatchString(v) {
+			return "is not of visible ASCII characters with single blanks between them"
+		}
 	case "token":
 		if !headerForm.MatchString(v) {
 			return "is not a name of letters, digits and !#$%&'*+.^_|~`-"

@@ -11,13 +11,13 @@ import (
 
 // gatewaySpec is the spec of a Gateway.
 type gatewaySpec struct {
-	mark             `refused:"addresses allowedListeners backendTLS defaultScope infrastructure tls" why:"addresses=the server listens where its own flags say; infrastructure=nothing is created for the Gateway; tls=the server's own configuration says which client certificates it takes and which it shows; backendTLS=the server's own configuration says which certificate it shows to services; allowedListeners=there are no ListenerSets; defaultScope=routes name their Gateway"`
+	mark             `refused:"addresses allowedListeners defaultScope infrastructure tls" why:"addresses=the server listens where its own flags say; infrastructure=nothing is created for the Gateway; tls=the server's own configuration says which client certificates it takes and which it shows; allowedListeners=there are no ListenerSets; defaultScope=routes name their Gateway"`
 	GatewayClassName text       `json:"gatewayClassName" check:"required format=subdomain"`
 	Listeners        []listener `json:"listeners" check:"required items=64"`
 }
 
 type listener struct {
-	mark          `why:"protocol=calls of HTTP and gRPC alone are served"`
+	mark          `refused:"filters" why:"filters=filters are those of routes; protocol=calls of HTTP and gRPC alone are served"`
 	Name          text          `json:"name" check:"required format=subdomain"`
 	Hostname      text          `json:"hostname" check:"format=hostname"`
 	Port          number        `json:"port" check:"required min=1 max=65535"`
@@ -27,7 +27,7 @@ type listener struct {
 }
 
 type listenerTLS struct {
-	mark            `refused:"frontendValidation options" why:"frontendValidation=the server's own configuration says which client certificates it takes; options=there are none; mode=the server does not pass on what it cannot read"`
+	mark            `refused:"options" why:"options=there are none; mode=the server does not pass on what it cannot read"`
 	Mode            text             `json:"mode" check:"default=Terminate enum=Terminate not=Passthrough"`
 	CertificateRefs []certificateRef `json:"certificateRefs" check:"items=64"`
 }
@@ -49,7 +49,7 @@ type allowedRoutes struct {
 
 type routeNamespaces struct {
 	mark
-	From     text          `json:"from" check:"default=Same enum=Same|All|Selector|None"`
+	From     text          `json:"from" check:"default=Same enum=Same|All|Selector"`
 	Selector labelSelector `json:"selector"`
 }
 

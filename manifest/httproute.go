@@ -13,7 +13,7 @@ type httpRouteSpec struct {
 	mark       `refused:"useDefaultGateways" why:"useDefaultGateways=routes name their Gateway"`
 	ParentRefs []parentRef `json:"parentRefs" check:"required items=32"`
 	Hostnames  []text      `json:"hostnames" check:"items=16 format=hostname"`
-	Rules      []routeRule `json:"rules" check:"required items=16"`
+	Rules      []routeRule `json:"rules" check:"items=16"`
 }
 
 type routeRule struct {
@@ -109,6 +109,11 @@ func checkRegex(s scope, kind, value *text) {
 
 func (m *routeMatch) check(s scope) {
 	checkHeaders(s, m.Headers)
+	for i := range m.Headers { // those of a GRPCRoute may have any value
+		if v := &m.Headers[i].Value; formatFault("value", v.V) != "" {
+			s.fault(v.mark, "%s %s", quote(v.V), formatFault("value", v.V))
+		}
+	}
 	seen := make(names)
 	for i := range m.QueryParams {
 		q := &m.QueryParams[i]
@@ -135,7 +140,6 @@ func (t *routeTimeouts) check(s scope) {
 }
 
 func (r *routeRetry) check(s scope) {
-	checkAttempts(s, &r.Attempts)
 	seen := make(map[int64]mark)
 	for _, c := range r.Codes {
 		if first, twice := seen[c.V]; twice {
@@ -205,6 +209,9 @@ func served(to *routing.Route, backends []routing.Backend) []routing.Backend {
 }
 
 func (h *httpRouteSpec) check(s scope) {
+	if h.Rules == nil {
+		h.Rules = []routeRule{{mark: h.mark}} // as the CRD has it: every call, with nobody to go to
+	}
 	checkParents(s, h.ParentRefs)
 	matches := 0
 	seen := make(names)
@@ -326,13 +333,13 @@ func (r *routeRule) routing(namespace string) routing.Route {
 }
 
 // routing returns nil if nothing is said about retries. The Gateway API counts
-// tries after the first, and wants calls that never reached anybody retried,
-// whatever their codes.
+// tries after the first, of which it has one if nothing is said, and wants calls
+// that never reached anybody retried, whatever their codes.
 func (r *routeRetry) routing() *gatemesh.RetryPolicy {
 	if !r.present() {
 		return nil
 	}
-	out := &gatemesh.RetryPolicy{Broken: true, Backoff: r.Backoff.V}
+	out := &gatemesh.RetryPolicy{Broken: true, Backoff: r.Backoff.V, Attempts: 2}
 	if r.Attempts.present() {
 		out.Attempts = int(r.Attempts.V) + 1
 	}

@@ -18,6 +18,8 @@ type (
 		Port         number `json:"port" check:"min=1 max=65535"`
 		Scheme       text   `json:"scheme" check:"enum=http|https"`
 		RedirectCode number `json:"redirectCode" check:"enum=301|302|303|307|308"`
+
+		PrefixRewrite text `json:"prefixRewrite" check:"len=1024 format=path"`
 	}
 	directResponse struct {
 		mark
@@ -57,7 +59,7 @@ type (
 		Percentage percentage `json:"percentage" check:"required"`
 	}
 	faultAbort struct {
-		mark       `refused:"http2Error percent" why:"http2Error=write httpStatus or grpcStatus; percent=write percentage"`
+		mark       `refused:"http2Error" why:"http2Error=write httpStatus or grpcStatus"`
 		HTTPStatus number     `json:"httpStatus" check:"min=200 max=599"`
 		GRPCStatus text       `json:"grpcStatus"`
 		Percentage percentage `json:"percentage" check:"required"`
@@ -161,6 +163,14 @@ func (h *headerRule) check(s scope) {
 // checkRewrite reports a uri for which it is not clear what it replaces: with a
 // prefix it replaces that, with an exact match the whole path.
 func (r *httpRule) checkRewrite(s scope) {
+	if p := &r.Redirect.PrefixRewrite; p.present() {
+		if _, prefix := r.uriMatches(); !prefix {
+			s.fault(p.mark, "every match of the rule must have the prefix that it replaces")
+		}
+		if r.Redirect.URI.present() {
+			s.fault(p.mark, "uri says it already; leave out either")
+		}
+	}
 	if uri := &r.Rewrite.URI; uri.present() {
 		if exact, prefix := r.uriMatches(); exact == prefix {
 			s.fault(uri.mark, "not supported by gatemesh unless every match of the rule has an exact uri, or every match a prefix; write a rule for each, or uriRegexRewrite")
@@ -223,18 +233,8 @@ func (r *httpRetries) check(s scope) {
 	if r.Attempts.V == 0 && (r.RetryOn.present() || r.PerTryTimeout.present() || r.Backoff.present()) {
 		s.fault(r.Attempts.mark, "0 is never again, so that the rest of retries has no effect")
 	}
-	checkAttempts(s, &r.Attempts)
 	if r.RetryOn.present() {
 		r.policy(s)
-	}
-}
-
-// checkAttempts reports more than the Retrier of package breaker makes, whatever
-// a route asks for.
-func checkAttempts(s scope, again *number) {
-	const most = 9
-	if again.V > most {
-		s.fault(again.mark, "not supported by gatemesh: a call is tried again at most %d times", most)
 	}
 }
 

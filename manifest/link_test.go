@@ -24,7 +24,6 @@ func TestAttach(t *testing.T) {
 		www     = `{name: www, port: 443, protocol: HTTPS, hostname: www.example.com}`
 		wild    = `{name: wild, port: 443, protocol: HTTPS, hostname: "*.example.com"}`
 		open    = `{name: open, port: 443, protocol: HTTPS, hostname: open.example.com, allowedRoutes: {namespaces: {from: All}}}`
-		none    = `{name: none, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: None}}}`
 		grpc    = `{name: grpc, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}`
 		both    = `{name: both, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}, {group: gateway.networking.k8s.io, kind: HTTPRoute}]}}`
 		shops   = `{name: shops, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {shop: "1"}}}}}`
@@ -35,6 +34,7 @@ func TestAttach(t *testing.T) {
 		refAPI  = `{name: g, namespace: production, sectionName: api}`
 		refWild = `{name: g, namespace: production, sectionName: wild}`
 		nowhere = "no hostname of the route is one that Gateway production/g listens for"
+		parts   = "names a part of the Gateway, or all of it, and spec.parentRefs[0] the other: with several references to one Gateway, each must have a sectionName or none, and each a port or none"
 		labels  = "Gateway production/g takes no HTTPRoute of namespace other; the selector of its allowedRoutes must select the labels of the Namespace, which are read from a Namespace in the folder"
 	)
 	for name, tt := range map[string]struct {
@@ -59,11 +59,12 @@ func TestAttach(t *testing.T) {
 		"one of two ports":       {"", all + ", " + plain, `{name: g, namespace: production, sectionName: plain}`, ``, []string{"plain"}, ""},
 		"by port":                {"", all + ", " + plain, `{name: g, namespace: production, port: 80}`, ``, []string{"plain"}, ""},
 		"both named":             {"", api + ", " + wild, refWild + ", " + refAPI, ``, []string{"wild", "api"}, ""},
-		"named twice":            {"", api + ", " + wild, refWild + ", " + ref, ``, []string{"wild", "api"}, ""},
+		"by name and port":       {"", all + ", " + plain, `{name: g, namespace: production, sectionName: all, port: 443}`, ``, []string{"all"}, ""},
+		"part and whole":         {"", api + ", " + wild, refWild + ", " + ref, ``, nil, parts},
+		"port and whole":         {"", all + ", " + plain, ref + `, {name: g, namespace: production, port: 80}`, ``, nil, parts},
 		"other namespace":        {"other", open, ref, ``, []string{"open"}, ""},
 		"only where allowed":     {"other", open + ", " + api, ref, ``, []string{"open"}, ""},
 		"nowhere allowed":        {"other", api, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace other; its allowedRoutes must say from: All"},
-		"none allowed":           {"", none, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace production; its allowedRoutes say from: None"},
 		"other kind":             {"", grpc, ref, ``, nil, "Gateway production/g takes no HTTPRoute of namespace production; its allowedRoutes must have the kind HTTPRoute"},
 		"both kinds":             {"", both, ref, ``, []string{"both"}, ""},
 		"label":                  {"shop", shops, ref, ``, []string{"shops"}, ""},
@@ -102,7 +103,11 @@ metadata: {name: shop, labels: {shop: "1"}}
 `))
 			if tt.err != "" {
 				assert.Nil(t, set)
-				assert.EqualError(t, err, "a.yaml:10: HTTPRoute "+namespace+"/r: spec.parentRefs[0]: "+tt.err)
+				at := "0"
+				if tt.err == parts {
+					at = "1"
+				}
+				assert.EqualError(t, err, "a.yaml:10: HTTPRoute "+namespace+"/r: spec.parentRefs["+at+"]: "+tt.err)
 				return
 			}
 			require.NoError(t, err)

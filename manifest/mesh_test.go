@@ -63,6 +63,10 @@ func TestMeshRule(t *testing.T) {
 		"rewrite regex": {`rewrite: {uriRegexRewrite: {match: "^/a/(.*)$", rewrite: '/b/\1'}}, ` + to, routing.Route{
 			Backends: b, Filters: routing.Filters{Rewrite: &routing.Rewrite{Path: routing.PathChange{Regex: "^/a/(.*)$", Substitution: `/b/\1`}}},
 		}},
+		"redirect prefix": {`match: [{uri: {prefix: /a/}}], redirect: {authority: a.example.com, prefixRewrite: /}`, routing.Route{
+			Matches: []routing.Match{{Path: routing.PathMatch{Type: routing.PathStart, Value: "/a/"}}},
+			Filters: routing.Filters{Redirect: &routing.Redirect{Hostname: "a.example.com", Path: routing.PathChange{ReplacePrefix: true, Prefix: "/"}, Status: 301}},
+		}},
 		"limits": {`timeout: 2.5s, retries: {attempts: 2, perTryTimeout: 25ms, backoff: 10ms, retryOn: "gateway-error, connect-failure,unavailable,429"}, ` + to, routing.Route{
 			Backends: b, Timeout: 2500 * time.Millisecond, AttemptTimeout: 25 * time.Millisecond,
 			Retry: &gatemesh.RetryPolicy{Attempts: 3, Broken: true, Statuses: []int{429, 502, 503, 504}, Codes: []gatemesh.Code{gatemesh.Unavailable}, Backoff: 10 * time.Millisecond},
@@ -154,6 +158,10 @@ func TestMeshFaults(t *testing.T) {
 		`name: x`:                                                                              `route: is required, or redirect, or directResponse`,
 		`redirect: {uri: /a}, ` + to:                                                           `must have one of route, redirect and directResponse`,
 		`redirect: {uri: /a}, timeout: 1s`:                                                     `timeout: does not go with redirect or directResponse, which send nothing on`,
+		`redirect: {prefixRewrite: /b}`:                                                        `redirect.prefixRewrite: every match of the rule must have the prefix that it replaces`,
+		`match: [{uri: {prefix: /a}}], redirect: {uri: /b, prefixRewrite: /c}`:                 `redirect.prefixRewrite: uri says it already; leave out either`,
+		`match: [{uri: {prefix: /a}}, {method: {exact: GET}}], redirect: {prefixRewrite: /c}`:  `redirect.prefixRewrite: every match of the rule must have the prefix that it replaces`,
+		`timeout: 0s, ` + to:                                                                   `timeout: "0s" is shorter than 1ms`,
 		`redirect: {redirectCode: 200}`:                                                        `redirect.redirectCode: 200 is unknown; it must be 301 or 302 or 303 or 307 or 308`,
 		`directResponse: {status: 204, body: {string: x}}`:                                     `directResponse.body: does not go with status 204, which has no body`,
 		`directResponse: {status: 100}`:                                                        `directResponse.status: 100 is not between 200 and 599`,

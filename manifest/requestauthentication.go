@@ -21,7 +21,7 @@ type requestAuthSpec struct {
 }
 
 type jwtRule struct {
-	mark                 `refused:"outputPayloadToHeader outputClaimToHeaders spaceDelimitedClaims jwks_uri" why:"outputPayloadToHeader=claims go upstream in the signed X-Gatemesh-Identity; outputClaimToHeaders=claims go upstream in the signed X-Gatemesh-Identity; spaceDelimitedClaims=scope and scp are taken apart, and no other claim; jwks_uri=write jwksUri; failureMode=a call with a bad token is refused"`
+	mark                 `refused:"outputPayloadToHeader outputClaimToHeaders spaceDelimitedClaims jwks_uri" why:"outputPayloadToHeader=claims go upstream in the signed X-Gatemesh-Identity; outputClaimToHeaders=claims go upstream in the signed X-Gatemesh-Identity; spaceDelimitedClaims=scope and scp are taken apart, and no other claim; jwks_uri=write jwksUri; presence=an AuthorizationPolicy with requestPrincipals [\"*\"] asks for a token"`
 	Issuer               text        `json:"issuer" check:"required"`
 	Audiences            []text      `json:"audiences"`
 	JWKSURI              literal     `json:"jwksUri"`
@@ -31,7 +31,7 @@ type jwtRule struct {
 	FromCookies          []text      `json:"fromCookies" check:"items=1 len=64 format=place"`
 	ForwardOriginalToken boolean     `json:"forwardOriginalToken"`
 	Timeout              text        `json:"timeout" check:"format=timeout"`
-	FailureMode          text        `json:"failureMode" check:"default=PERMISSIVE enum=PERMISSIVE not=STRICT|IGNORE"`
+	Presence             text        `json:"presence" check:"default=OPTIONAL enum=OPTIONAL not=REQUIRED"`
 }
 
 type jwtHeader struct {

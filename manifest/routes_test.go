@@ -111,7 +111,7 @@ func TestHTTPRule(t *testing.T) {
 func TestRetryOfHTTPRule(t *testing.T) {
 	t.Parallel()
 	for retry, want := range map[string]gatemesh.RetryPolicy{
-		"{}":            {Broken: true},
+		"{}":            {Broken: true, Attempts: 2},
 		"{attempts: 0}": {Broken: true, Attempts: 1},
 		"{attempts: 2, codes: [500, 503], backoff: 100ms}": {Broken: true, Attempts: 3, Statuses: []int{500, 503}, Backoff: 100 * time.Millisecond},
 	} {
@@ -207,6 +207,8 @@ func TestRouteFaults(t *testing.T) {
 		hr(`timeouts: {request: 5}, ` + to):                                                                                                                                                                 `timeouts.request: must be a string, not a number; quote it: "5"`,
 		hr(`retry: {codes: [200]}, ` + to):                                                                                                                                                                  `retry.codes[0]: 200 is not between 400 and 599`,
 		hr(`retry: {codes: [500, 500]}, ` + to):                                                                                                                                                             `retry.codes[1]: is spec.rules[0].retry.codes[0] already`,
+		hr(`filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: "a  b"}]}}], ` + to):                                                                                   `filters[0].requestHeaderModifier.set[0].value: "a  b" is not of visible ASCII characters with single blanks between them`,
+		hr(`matches: [{headers: [{name: x-a, value: é}]}], ` + to):                                                                                                                                          `matches[0].headers[0].value: "é" is not of visible ASCII characters with single blanks between them`,
 		hr(`retry: {attempts: -1}, ` + to):                                                                                                                                                                  `retry.attempts: -1 is not between 0 and 1000`,
 		hr(`sessionPersistence: {}, ` + to):                                                                                                                                                                 `sessionPersistence: not supported by gatemesh: calls of one caller stay together by the canary's key, and by the consistentHash of a DestinationRule`,
 		gr(`matches: [{method: {}}], ` + to):                                                                                                                                                                `matches[0].method: must have a service, a method or both`,
@@ -222,4 +224,21 @@ func TestRouteFaults(t *testing.T) {
 			assert.EqualError(t, err, "a.yaml:9: "+kind+" default/r: spec.rules[0]."+want)
 		})
 	}
+}
+
+// As the CRD has it, a route without rules takes every call, with nobody to send
+// it to.
+func TestRouteWithoutRules(t *testing.T) {
+	t.Parallel()
+	set, err := manifest.Parse("a.yaml", []byte(oneGateway+`apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec: {parentRefs: [{name: g}], hostnames: [a.example.com]}
+`))
+	require.NoError(t, err)
+	require.Len(t, set.Routes(), 1)
+	got := set.Routes()[0]
+	assert.Equal(t, []routing.Backend{{Unserved: true, Weight: 1}}, got.Backends)
+	assert.Equal(t, []string{"a.example.com"}, got.Hostnames)
+	assert.NotZero(t, got.Position.Line)
 }

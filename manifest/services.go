@@ -172,7 +172,8 @@ func (r *httpRedirect) routing() *routing.Redirect {
 		return nil
 	}
 	return &routing.Redirect{
-		Scheme: r.Scheme.V, Hostname: r.Authority.V, Port: uint16(r.Port.V), Path: routing.PathChange{Full: r.URI.V},
+		Scheme: r.Scheme.V, Hostname: r.Authority.V, Port: uint16(r.Port.V),
+		Path:   routing.PathChange{Full: r.URI.V, ReplacePrefix: r.PrefixRewrite.present(), Prefix: r.PrefixRewrite.V},
 		Status: int(cmp.Or(r.RedirectCode.V, http.StatusMovedPermanently)),
 	}
 }

@@ -10,22 +10,30 @@ import (
 
 // trafficPolicy says how the endpoints of a service share its calls.
 type trafficPolicy struct {
-	mark              `refused:"connectionPool proxyProtocol retryBudget tls tunnel" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out; proxyProtocol=it is not spoken; retryBudget=the budget is that of the server's breaker; tls=how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out; tunnel=there are none"`
+	mark              `refused:"connectionPool proxyProtocol retryBudget tunnel" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out; proxyProtocol=it is not spoken; retryBudget=the budget is that of the server's breaker; tunnel=there are none"`
 	LoadBalancer      loadBalancer     `json:"loadBalancer"`
 	OutlierDetection  outlierDetection `json:"outlierDetection"`
+	TLS               clientTLS        `json:"tls"`
 	PortLevelSettings []portPolicy     `json:"portLevelSettings" check:"items=4096"`
 }
 
 // portPolicy stands in place of a trafficPolicy for one port.
 type portPolicy struct {
-	mark             `refused:"connectionPool tls" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out; tls=how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out"`
+	mark             `refused:"connectionPool" why:"connectionPool=how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out"`
 	Port             port             `json:"port" check:"required"`
 	LoadBalancer     loadBalancer     `json:"loadBalancer"`
 	OutlierDetection outlierDetection `json:"outlierDetection"`
+	TLS              clientTLS        `json:"tls"`
+}
+
+// clientTLS says how a service is reached.
+type clientTLS struct {
+	mark `refused:"caCertCredentialName caCertificates caCrl clientCertificate credentialName insecureSkipVerify privateKey sni subjectAltNames" why:"caCertCredentialName=it does not go with ISTIO_MUTUAL; caCertificates=it does not go with ISTIO_MUTUAL; caCrl=it does not go with ISTIO_MUTUAL; clientCertificate=it does not go with ISTIO_MUTUAL; credentialName=it does not go with ISTIO_MUTUAL; insecureSkipVerify=it does not go with ISTIO_MUTUAL; privateKey=it does not go with ISTIO_MUTUAL; sni=it does not go with ISTIO_MUTUAL; subjectAltNames=it does not go with ISTIO_MUTUAL; mode=certificates that are none of the mesh are the server's own configuration"`
+	Mode text `json:"mode" check:"default=DISABLE enum=DISABLE|ISTIO_MUTUAL not=SIMPLE|MUTUAL"`
 }
 
 type loadBalancer struct {
-	mark               `refused:"localityLbSetting" why:"localityLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; simple=a call goes to an endpoint that the pool knows"`
+	mark               `refused:"backendUtilization localityLbSetting zoneAwareLbSetting" why:"backendUtilization=services do not report their load; zoneAwareLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; localityLbSetting=the zone is the server's own configuration, and where its pool knows zones, calls stay in it as far as its endpoints can carry them, so leave it out; simple=a call goes to an endpoint that the pool knows"`
 	Simple             text           `json:"simple" check:"enum=UNSPECIFIED|ROUND_ROBIN|LEAST_REQUEST|LEAST_CONN|RANDOM not=PASSTHROUGH"`
 	ConsistentHash     consistentHash `json:"consistentHash"`
 	Warmup             warmup         `json:"warmup"`
@@ -53,7 +61,7 @@ type warmup struct {
 }
 
 type outlierDetection struct {
-	mark                     `refused:"consecutiveErrors consecutiveLocalOriginFailures splitExternalLocalOriginErrors" why:"consecutiveErrors=write consecutiveGatewayErrors; consecutiveLocalOriginFailures=one endpoint that cannot be reached is out at once; splitExternalLocalOriginErrors=one endpoint that cannot be reached is out at once"`
+	mark                     `refused:"consecutiveErrors consecutiveLocalOriginFailures failurePercentageThreshold outlierDetectionHttpErrorCodes splitExternalLocalOriginErrors" why:"failurePercentageThreshold=an endpoint that fails much more often than the others is out anyway; outlierDetectionHttpErrorCodes=what is a failure, consecutive5xxErrors or consecutiveGatewayErrors says; consecutiveErrors=write consecutiveGatewayErrors; consecutiveLocalOriginFailures=one endpoint that cannot be reached is out at once; splitExternalLocalOriginErrors=one endpoint that cannot be reached is out at once"`
 	Consecutive5xxErrors     number `json:"consecutive5xxErrors" check:"max=1000"`
 	ConsecutiveGatewayErrors number `json:"consecutiveGatewayErrors" check:"max=1000"`
 	Interval                 span   `json:"interval" check:"format=duration"`
@@ -63,7 +71,7 @@ type outlierDetection struct {
 }
 
 func (t *trafficPolicy) check(s scope) {
-	if !t.LoadBalancer.present() && !t.OutlierDetection.present() && t.PortLevelSettings == nil {
+	if !t.LoadBalancer.present() && !t.OutlierDetection.present() && !t.TLS.present() && t.PortLevelSettings == nil {
 		s.fault(t.mark, "says nothing; leave it out")
 	}
 	seen := make(map[int64]mark)
@@ -114,9 +122,6 @@ func (w *warmup) check(s scope) {
 	if a := &w.Aggression; a.present() && a.V < 0.1 {
 		s.fault(a.mark, "must be at least 0.1")
 	}
-	if w.Duration.V == 0 {
-		s.fault(w.Duration.mark, "0 is no warmup; leave warmup out")
-	}
 }
 
 func (o *outlierDetection) check(s scope) {
@@ -147,7 +152,25 @@ type TrafficPolicy struct {
 	Warmup           pool.Warmup
 	MinHealthPercent int
 	Ejection         pool.Ejection
+	// TLS says how connections are made. It is for who makes them, and no part of
+	// [TrafficPolicy.Configure]: who cannot make them so has to say so, and not
+	// make others.
+	TLS TLSMode
 }
+
+// TLSMode is how connections to a service are made.
+type TLSMode uint8
+
+// The modes.
+const (
+	// TLSUnset leaves it to the server: with mutual TLS, if it is a member of the
+	// mesh.
+	TLSUnset TLSMode = iota
+	// TLSMesh is mutual TLS between members of the mesh, Istio's ISTIO_MUTUAL.
+	TLSMesh
+	// TLSDisable is no TLS.
+	TLSDisable
+)
 
 // Configure puts p into the configuration of a pool.
 func (p *TrafficPolicy) Configure(cfg *pool.Config) {
@@ -171,8 +194,8 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 	}
 	var out TrafficPolicy
 	said := false
-	take := func(at mark, l *loadBalancer, o *outlierDetection) {
-		if l.present() || o.present() {
+	take := func(at mark, l *loadBalancer, o *outlierDetection, c *clientTLS) {
+		if l.present() || o.present() || c.present() {
 			said, out.Position = true, rule.scope.position(at)
 		}
 		if l.present() {
@@ -181,10 +204,13 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 		if o.present() {
 			o.configure(&out)
 		}
+		if c.present() {
+			out.TLS = tlsModes[c.Mode.V]
+		}
 	}
 	var port *portPolicy
 	for _, t := range levels {
-		take(t.mark, &t.LoadBalancer, &t.OutlierDetection)
+		take(t.mark, &t.LoadBalancer, &t.OutlierDetection, &t.TLS)
 		for i := range t.PortLevelSettings {
 			if p := &t.PortLevelSettings[i]; d.Port != 0 && p.Port.Number.V == int64(d.Port) {
 				port = p
@@ -193,10 +219,13 @@ func (set *Set) TrafficPolicy(d gatemesh.Destination) (TrafficPolicy, bool) {
 	}
 	if port != nil {
 		out, said = TrafficPolicy{}, false
-		take(port.mark, &port.LoadBalancer, &port.OutlierDetection)
+		take(port.mark, &port.LoadBalancer, &port.OutlierDetection, &port.TLS)
 	}
 	return out, said
 }
+
+// As in Istio, a tls that does not say how is none.
+var tlsModes = map[string]TLSMode{"DISABLE": TLSDisable, "ISTIO_MUTUAL": TLSMesh}
 
 var balancers = map[string]pool.Balancer{
 	"ROUND_ROBIN": pool.RoundRobin, "LEAST_REQUEST": pool.LeastRequest, "LEAST_CONN": pool.LeastRequest, "RANDOM": pool.Random,

@@ -96,6 +96,31 @@ spec:
 	assert.False(t, said)
 }
 
+// A subset replaces the tls of its service, and what is said about a port stands
+// for all of it.
+func TestTrafficPolicyTLS(t *testing.T) {
+	t.Parallel()
+	set, err := manifest.Parse("a.yaml", destinationRule(`
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL}, portLevelSettings: [{port: {number: 9}, loadBalancer: {simple: RANDOM}}, {port: {number: 10}, tls: {}}]},
+  subsets: [
+    {name: plain, labels: {v: "1"}, trafficPolicy: {tls: {mode: DISABLE}}},
+    {name: balanced, labels: {v: "2"}, trafficPolicy: {loadBalancer: {simple: RANDOM}}},
+  ]`))
+	require.NoError(t, err)
+	for _, tt := range []struct {
+		subset string
+		port   uint16
+		want   manifest.TLSMode
+	}{
+		{"", 8, manifest.TLSMesh}, {"plain", 8, manifest.TLSDisable}, {"balanced", 8, manifest.TLSMesh},
+		{"", 9, manifest.TLSUnset}, {"", 10, manifest.TLSDisable},
+	} {
+		got, said := set.TrafficPolicy(gatemesh.Destination{Service: "a", Namespace: "default", Subset: tt.subset, Port: tt.port})
+		assert.True(t, said)
+		assert.Equal(t, tt.want, got.TLS, "%s:%d", tt.subset, tt.port)
+	}
+}
+
 func TestTrafficPolicyFaults(t *testing.T) {
 	t.Parallel()
 	for policy, want := range map[string]string{
@@ -107,7 +132,7 @@ func TestTrafficPolicyFaults(t *testing.T) {
 		`{loadBalancer: {consistentHash: {httpCookie: {name: a, ttl: 0s}}}}`:            `.loadBalancer.consistentHash.httpCookie.ttl: not supported by gatemesh: nobody sets the cookie`,
 		`{loadBalancer: {consistentHash: {useSourceIp: true}, warmup: {duration: 1s}}}`: `.loadBalancer.warmup: has no effect with consistentHash, where a key belongs to its endpoint at once`,
 		`{loadBalancer: {warmup: {duration: 2h}}}`:                                      `.loadBalancer.warmup: is longer than 1h`,
-		`{loadBalancer: {warmup: {duration: 0s}}}`:                                      `.loadBalancer.warmup.duration: 0 is no warmup; leave warmup out`,
+		`{loadBalancer: {warmup: {duration: 0s}}}`:                                      `.loadBalancer.warmup.duration: "0s" is shorter than 1ms`,
 		`{loadBalancer: {warmup: {duration: 1s, aggression: 0}}}`:                       `.loadBalancer.warmup.aggression: must be at least 0.1`,
 		`{loadBalancer: {warmup: {duration: 1s}, warmupDurationSecs: 1s}}`:              `.loadBalancer.warmupDurationSecs: warmup says it already; leave out either`,
 		`{loadBalancer: {}}`: `.loadBalancer: says nothing; leave it out`,
@@ -117,7 +142,10 @@ func TestTrafficPolicyFaults(t *testing.T) {
 		`{outlierDetection: {maxEjectionPercent: 0}}`:                     `.outlierDetection.maxEjectionPercent: 0 is not between 1 and 100`,
 		`{portLevelSettings: [{port: {number: 1}}, {port: {number: 1}}]}`: `.portLevelSettings[1].port.number: 1 is the port of spec.trafficPolicy.portLevelSettings[0] already`,
 		`{connectionPool: {}}`:                                            `.connectionPool: not supported by gatemesh: how many connections there are, and for how long, is the server's own configuration, and how many calls that of its breaker, so leave it out`,
-		`{tls: {mode: ISTIO_MUTUAL}}`:                                     `.tls: not supported by gatemesh: how services are reached is the server's own configuration, over mutual TLS where it has a certificate of the mesh, so leave it out`,
+		`{tls: {mode: SIMPLE}}`:                                           `.tls.mode: SIMPLE is not supported by gatemesh; it must be DISABLE or ISTIO_MUTUAL`,
+		`{tls: {mode: MUTUAL}}`:                                           `.tls.mode: MUTUAL is not supported by gatemesh; it must be DISABLE or ISTIO_MUTUAL`,
+		`{tls: {mode: ISTIO_MUTUAL, sni: a.b}}`:                           `.tls.sni: not supported by gatemesh: it does not go with ISTIO_MUTUAL`,
+		`{tls: {insecureSkipVerify: true}}`:                               `.tls.insecureSkipVerify: not supported by gatemesh: it does not go with ISTIO_MUTUAL`,
 	} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()

@@ -71,7 +71,7 @@ func (d *span) decode(s scope, n *yaml.Node, c checks) {
 		s.fault(d.mark, "%s is not a %s", quote(n.Value), formatNames[c.format])
 	case v > maxSpan:
 		s.fault(d.mark, "%s is longer than 30 days", quote(n.Value))
-	case v != 0 && v < time.Millisecond:
+	case v < time.Millisecond && (v != 0 || c.format == "duration"): // as the CRDs of Istio have it
 		s.fault(d.mark, "%s is shorter than 1ms", quote(n.Value))
 	default:
 		d.V = v

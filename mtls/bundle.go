@@ -13,14 +13,14 @@ import (
 // authority can speak for another domain. Bundles are immutable. A nil *Bundles
 // trusts nobody.
 type Bundles struct {
-	pools map[string]*x509.CertPool // built once: a pool per verification is most of its cost
+	roots map[string]*roots
 }
 
 // NewBundles returns Bundles of the authorities by trust domain. It reports
 // every fault at once: a name that is no trust domain, a domain without
 // authorities, an authority that is no CA certificate.
 func NewBundles(authorities map[string][]*x509.Certificate) (*Bundles, error) {
-	b := &Bundles{pools: make(map[string]*x509.CertPool, len(authorities))}
+	b := &Bundles{roots: make(map[string]*roots, len(authorities))}
 	var errs []error
 	if len(authorities) == 0 {
 		errs = append(errs, errors.New("mtls: no bundle"))
@@ -32,16 +32,16 @@ func NewBundles(authorities map[string][]*x509.Certificate) (*Bundles, error) {
 		if len(certs) == 0 {
 			errs = append(errs, fmt.Errorf("mtls: the bundle of %q is empty", td))
 		}
-		pool := x509.NewCertPool()
+		trusted := newRoots()
 		for _, c := range certs {
 			// A leaf in a pool of roots would be trusted as it is.
 			if c == nil || !c.BasicConstraintsValid || !c.IsCA {
 				errs = append(errs, fmt.Errorf("mtls: the bundle of %q holds a certificate that is no CA", td))
 				continue
 			}
-			pool.AddCert(c)
+			trusted.add(c)
 		}
-		b.pools[td] = pool
+		b.roots[td] = trusted
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -49,13 +49,12 @@ func NewBundles(authorities map[string][]*x509.Certificate) (*Bundles, error) {
 	return b, nil
 }
 
-// pool returns the roots of a trust domain or nil. Callers must refuse on nil:
-// crypto/x509 would read it as the system roots.
-func (b *Bundles) pool(trustDomain string) *x509.CertPool {
+// of returns the roots of a trust domain, or nil.
+func (b *Bundles) of(trustDomain string) *roots {
 	if b == nil {
 		return nil
 	}
-	return b.pools[trustDomain]
+	return b.roots[trustDomain]
 }
 
 // ParseCertificates returns the certificates of PEM data, at least one. Text

@@ -6,10 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// maxVerified bounds the peers that a cache remembers to twice this number.
-// Only verified certificates get in, so it is the size of the mesh that counts
-// and not the zeal of strangers.
-const maxVerified = 4096
+// What a generation holds at most: so many peers, and so many bytes of
+// certificates. Only verified ones get in, so it is the size of the mesh that
+// counts and not the zeal of strangers; but beside its own, a peer may send
+// certificates that are part of no chain, 256 KiB of them.
+const (
+	maxVerified      = 4096
+	maxVerifiedBytes = 16 << 20
+)
 
 // cache remembers verified clients by their leaf. The pointer is key enough:
 // crypto/tls hands out one and the same for the life of a connection, and the
@@ -24,6 +28,7 @@ type cache struct {
 type generations struct {
 	young sync.Map // *x509.Certificate → *verified
 	count atomic.Int64
+	bytes atomic.Int64
 	old   *sync.Map // may be nil
 }
 
@@ -46,11 +51,12 @@ func (c *cache) get(leaf *x509.Certificate) *verified {
 
 func (c *cache) put(leaf *x509.Certificate, v *verified) {
 	g := c.generations.Load()
-	if g == nil || g.count.Load() >= maxVerified {
+	if g == nil || g.count.Load() >= maxVerified || g.bytes.Load() >= maxVerifiedBytes {
 		g = c.age(g)
 	}
 	if _, replaced := g.young.Swap(leaf, v); !replaced {
 		g.count.Add(1)
+		g.bytes.Add(v.bytes)
 	}
 }
 

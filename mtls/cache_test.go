@@ -1,9 +1,16 @@
 package mtls
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"net/url"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -73,4 +80,40 @@ func TestCache_Concurrent(t *testing.T) {
 	wg.Wait()
 	// Writers that have seen room at the same moment may each take it.
 	assert.LessOrEqual(t, c.size(), 2*(maxVerified+4))
+}
+
+// A peer may send as much as a handshake takes beside its own certificate.
+func TestCache_BoundedBytes(t *testing.T) {
+	t.Parallel()
+	c := &cache{}
+	const each = 256 << 10
+	for range 3 * maxVerifiedBytes / each {
+		c.put(&x509.Certificate{}, &verified{bytes: each})
+		require.LessOrEqual(t, c.size()*each, 2*maxVerifiedBytes+each)
+	}
+	assert.Greater(t, c.size(), maxVerifiedBytes/each/2)
+}
+
+// What is kept of a peer is counted, and not its chain alone.
+func TestVerify_Bytes(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	issue := func(c, parent *x509.Certificate) *x509.Certificate {
+		c.NotAfter, c.BasicConstraintsValid = time.Now().Add(time.Hour), true
+		der, err := x509.CreateCertificate(rand.Reader, c, parent, key.Public(), key)
+		require.NoError(t, err)
+		out, err := x509.ParseCertificate(der)
+		require.NoError(t, err)
+		return out
+	}
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+	root := issue(ca, ca)
+	leaf := issue(&x509.Certificate{URIs: []*url.URL{{Opaque: "spiffe://td.example/a"}}}, root)
+	junk := issue(&x509.Certificate{DNSNames: []string{strings.Repeat("a", 1<<16)}}, root)
+	b, err := NewBundles(map[string][]*x509.Certificate{"td.example": {root}})
+	require.NoError(t, err)
+	v, err := verify([]*x509.Certificate{leaf, junk}, b, x509.ExtKeyUsageClientAuth, time.Now())
+	require.NoError(t, err)
+	assert.EqualValues(t, len(leaf.Raw)+len(junk.Raw), v.bytes)
 }

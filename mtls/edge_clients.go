@@ -1,10 +1,13 @@
 package mtls
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -21,12 +24,14 @@ const (
 	EdgeClientsRequired
 )
 
+// auth is what crypto/tls demands. It does not verify what it gets: any stranger
+// could keep it busy, see [roots.intermediates].
 func (m EdgeClients) auth() tls.ClientAuthType {
 	switch m {
 	case EdgeClientsOptional:
-		return tls.VerifyClientCertIfGiven
+		return tls.RequestClientCert
 	case EdgeClientsRequired:
-		return tls.RequireAndVerifyClientCert
+		return tls.RequireAnyClientCert
 	}
 	return tls.NoClientCert
 }
@@ -53,15 +58,44 @@ func (s *edgeSet) trust(f *edgeFile, last *edgeSet) error {
 	if err != nil {
 		return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s: %w", f.from, err)
 	}
-	pool := x509.NewCertPool()
+	trusted := newRoots()
 	for _, c := range certs {
 		if !c.BasicConstraintsValid || !c.IsCA { // it would be trusted as it is
 			return fmt.Errorf("mtls: EdgeConfig.ClientCA: %s holds a certificate that is no CA", f.from)
 		}
-		pool.AddCert(c)
+		trusted.add(c)
 	}
-	s.clients, s.clientSum = pool, f.sum
+	s.clients, s.clientSum = trusted, f.sum
 	return nil
+}
+
+// resume has sessions resumed under the authorities of clients that they began
+// with, and for as long as all certificates are valid that the client has sent.
+// Otherwise there is a full handshake, for which it may have a newer one.
+func (s *edgeSet) resume(c *tls.Config) {
+	if s.clients == nil {
+		return
+	}
+	c.WrapSession = func(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		until := int64(math.MaxInt64)
+		if len(cs.PeerCertificates) > 0 {
+			_, end := window(cs.PeerCertificates)
+			until = end.Unix()
+		}
+		session.Extra = append(session.Extra, binary.BigEndian.AppendUint64(s.clientSum[:], uint64(until)))
+		return c.EncryptTicket(cs, session)
+	}
+	c.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		session, err := c.DecryptTicket(ticket, cs)
+		if err != nil || session == nil || len(session.Extra) != 1 {
+			return nil, err
+		}
+		until, same := bytes.CutPrefix(session.Extra[0], s.clientSum[:])
+		if !same || len(until) != 8 || time.Now().Unix() > int64(binary.BigEndian.Uint64(until)) {
+			return nil, nil
+		}
+		return session, nil
+	}
 }
 
 // verifyClient judges the client of every handshake, resumed ones included, by
@@ -84,7 +118,8 @@ func (e *Edge) verifyClient(cs tls.ConnectionState) error {
 // that is no workload's.
 //
 // Each call costs a verification; an application that does without finds the
-// certificate of the handshake in [tls.ConnectionState].
+// certificate of the handshake in [tls.ConnectionState], where it is verified
+// although VerifiedChains is empty.
 func (e *Edge) Client(cs *tls.ConnectionState) (*x509.Certificate, error) {
 	if cs == nil {
 		return nil, nil
@@ -108,8 +143,8 @@ func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certifica
 	case len(certs) > maxChain:
 		return nil, fmt.Errorf("mtls: the client sent more than %d certificates", maxChain)
 	}
-	roots := s.watch.Current().clients
-	if roots == nil { // they are ignored; crypto/x509 would read it as the system roots
+	trusted := s.watch.Current().clients
+	if trusted == nil {
 		return nil, errClientUnwanted
 	}
 	leaf := certs[0]
@@ -118,13 +153,7 @@ func (e *Edge) verify(certs []*x509.Certificate, now time.Time) (*x509.Certifica
 			return nil, errClientWorkload
 		}
 	}
-	intermediates := x509.NewCertPool()
-	for _, c := range certs[1:] {
-		intermediates.AddCert(c)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	_, err := trusted.chains(certs, x509.ExtKeyUsageClientAuth, now)
 	if err != nil {
 		return nil, fmt.Errorf("mtls: the client: %w", err)
 	}

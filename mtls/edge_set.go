@@ -68,7 +68,7 @@ func (c *edgeCert) validAt(now time.Time) bool { return !now.Before(c.since) && 
 // edgeSet is what an edge serves. It is immutable but for the ticket keys.
 type edgeSet struct {
 	certs     []*edgeCert
-	clients   *x509.CertPool // whom clients' certificates are verified against, nil if not at all
+	clients   *roots // whom clients' certificates are verified against, nil if not at all
 	clientSum follow.Version
 
 	byName map[string][]*edgeEntry
@@ -120,10 +120,10 @@ func (s *edgeSet) index(e *Edge, cfg *EdgeConfig) error {
 		entry := &edgeEntry{edgeCert: c, config: &tls.Config{
 			MinVersion: tls.VersionTLS12, NextProtos: protocols(cfg.DisableHTTP2), Certificates: []tls.Certificate{c.cert},
 			SessionTicketsDisabled: cfg.DisableTickets,
-			// By crypto/tls as well, for whom it is a reason to make a full
-			// handshake instead of resuming a session.
-			ClientAuth: cfg.Clients.auth(), ClientCAs: s.clients, VerifyConnection: e.verifyClient,
+			// ClientCAs are told to clients, and are verified in verifyClient.
+			ClientAuth: cfg.Clients.auth(), ClientCAs: s.clients.certPool(), VerifyConnection: e.verifyClient,
 		}}
+		s.resume(entry.config)
 		for _, name := range c.names {
 			s.byName[name] = append(s.byName[name], entry)
 		}

@@ -46,6 +46,7 @@ type TLS struct {
 	cache cache
 
 	plain   plainCalls
+	refused atomic.Uint64 // handshakes
 	expires atomic.Pointer[expiry]
 }
 
@@ -198,6 +199,7 @@ func (t *TLS) verifyClient(cs tls.ConnectionState) error {
 		return err
 	}
 	if err := s.Authorize(v.peer); err != nil {
+		t.refused.Add(1)
 		if s.Observer != nil {
 			s.Observer.Observe(context.Background(), gatemesh.Event{
 				Kind: gatemesh.EventNotice, Layer: layerName, Message: "workload refused in handshake", Err: err,

@@ -50,7 +50,7 @@ func NewCredentials(cert tls.Certificate, bundles *Bundles) (*Credentials, error
 	if !ok || !comparable || !pub.Equal(key.Public()) {
 		return nil, errors.New("mtls: the private key does not belong to the certificate")
 	}
-	if bundles.pool(id.trustDomain) == nil {
+	if bundles.of(id.trustDomain) == nil {
 		return nil, fmt.Errorf("mtls: there is no bundle for our own trust domain %s", id.trustDomain)
 	}
 	cert.Leaf = leaf

@@ -18,6 +18,7 @@ type verified struct {
 	peer         *gatemesh.Peer
 	bundles      *Bundles
 	since, until time.Time
+	bytes        int64 // of the certificates that peer keeps
 }
 
 func (v *verified) validAt(now time.Time) bool {
@@ -41,20 +42,11 @@ func verify(certs []*x509.Certificate, b *Bundles, usage x509.ExtKeyUsage, now t
 	if err != nil {
 		return nil, fmt.Errorf("mtls: %w", err)
 	}
-	roots := b.pool(id.trustDomain)
-	if roots == nil {
+	trusted := b.of(id.trustDomain)
+	if trusted == nil {
 		return nil, fmt.Errorf("mtls: %s: the trust domain is not trusted", id)
 	}
-	intermediates := x509.NewCertPool()
-	for _, c := range certs[1:] {
-		intermediates.AddCert(c)
-	}
-	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now,
-		// A leaf without the extension is good for every use, as X509-SVID
-		// §4.4 makes it optional.
-		KeyUsages: []x509.ExtKeyUsage{usage},
-	})
+	chains, err := trusted.chains(certs, usage, now)
 	if err != nil {
 		return nil, fmt.Errorf("mtls: %s: %w", id, err)
 	}
@@ -63,6 +55,9 @@ func verify(certs []*x509.Certificate, b *Bundles, usage x509.ExtKeyUsage, now t
 		return nil, fmt.Errorf("mtls: %s: %w", id, err)
 	}
 	v := &verified{peer: peer, bundles: b}
+	for _, c := range certs {
+		v.bytes += int64(len(c.Raw))
+	}
 	for _, chain := range chains {
 		if since, until := window(chain); until.After(v.until) {
 			v.since, v.until = since, until

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -29,6 +30,23 @@ func strangers(t *testing.T, root, other authority) map[string]tls.Certificate {
 		deep = sign(t, deep, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign })
 		rest = append([]authority{deep}, rest...)
 	}
+	// below is a leaf of an intermediate that is not as it should be.
+	below := func(change func(*x509.Certificate)) tls.Certificate {
+		i := sign(t, root, func(c *x509.Certificate) {
+			c.Subject, c.IsCA, c.KeyUsage = pkix.Name{CommonName: "intermediate"}, true, x509.KeyUsageCertSign
+			change(c)
+		})
+		return sign(t, i, func(c *x509.Certificate) {
+			c.URIs, c.DNSNames = []*url.URL{{Scheme: "spiffe", Host: domain, Path: "/ns/prod/sa/caller"}}, []string{"caller.prod.svc"}
+		}).tls(i)
+	}
+	unknown := []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}}
+	shallow := sign(t, root, func(c *x509.Certificate) {
+		c.Subject, c.IsCA, c.KeyUsage, c.MaxPathLenZero = pkix.Name{CommonName: "shallow"}, true, x509.KeyUsageCertSign, true
+	})
+	tooDeep := sign(t, shallow, func(c *x509.Certificate) {
+		c.Subject, c.IsCA, c.KeyUsage = pkix.Name{CommonName: "too deep"}, true, x509.KeyUsageCertSign
+	})
 	deepLeaf := sign(t, deep, func(c *x509.Certificate) { c.URIs = []*url.URL{{Opaque: caller}} })
 	return map[string]tls.Certificate{
 		"two spiffe ids":       root.leaf(t, caller, callee),
@@ -53,10 +71,19 @@ func strangers(t *testing.T, root, other authority) map[string]tls.Certificate {
 		"server only": root.leafWith(t, func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		}, caller),
-		"intermediate not sent":  intermediate.leaf(t, caller),
-		"signed by a leaf":       sign(t, sign(t, root, func(*x509.Certificate) {}), func(c *x509.Certificate) { c.URIs = []*url.URL{{Opaque: caller}} }).tls(),
-		"root itself":            root.tls(),
-		"too many intermediates": deepLeaf.tls(rest...),
+		"unknown critical extension":           root.leafWith(t, func(c *x509.Certificate) { c.ExtraExtensions = unknown }, caller),
+		"its authority has one":                below(func(c *x509.Certificate) { c.ExtraExtensions = unknown }),
+		"its authority is expired":             below(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+		"its authority may not sign":           below(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }),
+		"its authority is no CA":               below(func(c *x509.Certificate) { c.IsCA = false }),
+		"its authority is for another domain":  below(func(c *x509.Certificate) { c.PermittedURIDomains = []string{"friend.example"} }),
+		"its authority is not for this domain": below(func(c *x509.Certificate) { c.ExcludedURIDomains = []string{domain} }),
+		"its authority is not for that host":   below(func(c *x509.Certificate) { c.ExcludedDNSDomains = []string{"prod.svc"} }),
+		"an authority below one that has none": sign(t, tooDeep, func(c *x509.Certificate) { c.URIs = []*url.URL{{Opaque: caller}} }).tls(tooDeep, shallow),
+		"intermediate not sent":                intermediate.leaf(t, caller),
+		"signed by a leaf":                     sign(t, sign(t, root, func(*x509.Certificate) {}), func(c *x509.Certificate) { c.URIs = []*url.URL{{Opaque: caller}} }).tls(),
+		"root itself":                          root.tls(),
+		"too many intermediates":               deepLeaf.tls(rest...),
 	}
 }
 
@@ -86,6 +113,12 @@ func TestMTLS03_Peer(t *testing.T) {
 	}
 	intermediate := sign(t, root, func(c *x509.Certificate) { c.IsCA, c.KeyUsage = true, x509.KeyUsageCertSign })
 	below := sign(t, intermediate, func(c *x509.Certificate) { c.URIs = []*url.URL{{Opaque: caller}} })
+	constrained := sign(t, root, func(c *x509.Certificate) {
+		c.IsCA, c.KeyUsage, c.PermittedURIDomains = true, x509.KeyUsageCertSign, []string{domain}
+	})
+	within := sign(t, constrained, func(c *x509.Certificate) {
+		c.URIs = []*url.URL{{Scheme: "spiffe", Host: domain, Path: "/ns/prod/sa/caller"}}
+	})
 	for name, c := range map[string]struct {
 		cert tls.Certificate
 		id   string
@@ -93,6 +126,7 @@ func TestMTLS03_Peer(t *testing.T) {
 		"plain":        {root.leaf(t, caller), caller},
 		"federated":    {other.leaf(t, "spiffe://friend.example/a"), "spiffe://friend.example/a"},
 		"intermediate": {below.tls(intermediate), caller},
+		"constrained":  {within.tls(constrained), caller},
 		"no usage":     {root.leafWith(t, func(c *x509.Certificate) { c.ExtKeyUsage = nil }, caller), caller},
 		"with a DNS SAN": {root.leafWith(t, func(c *x509.Certificate) {
 			c.DNSNames = []string{"caller.prod.svc"}

@@ -29,7 +29,10 @@ type shard struct {
 	slots []slot
 	hand  int // the slot to look at next
 	max   int
-	_     [64]byte // keeps neighbours off each other's cache lines
+
+	admitted, refused, forgotten uint64 // calls, and keys with calls
+
+	_ [64]byte // keeps neighbours off each other's cache lines
 }
 
 type slot struct {
@@ -69,8 +72,13 @@ func (t *table) take(key []byte, now time.Time, p *plan) verdict {
 	v := e.counter.take(s.clock, e.plan)
 	if v.ok {
 		e.spent, e.idleAt = v.spent, v.idleAt
+		s.admitted++
+	} else {
+		s.refused++
 	}
-	v.lossy = lossy
+	if v.lossy = lossy; lossy {
+		s.forgotten++
+	}
 	return v
 }
 

@@ -147,7 +147,7 @@ func (f *faults) name(in *Route, at gatemesh.Position, field string, names map[s
 
 func (f *faults) tooMany(excess []*rule) {
 	for _, r := range excess {
-		f.add(r.position, "route %q has one of more than %d regular expressions for paths that begin alike, each of which would be tried", r.route.Name, maxAlike)
+		f.add(r.position, "route %q has one of more than %d regular expressions for paths that begin alike, or of more than %d instructions in all regular expressions for them, each of which would be tried", r.route.Name, maxAlike, maxAlikeCost)
 	}
 }
 

@@ -48,7 +48,7 @@ func (f *faults) path(at gatemesh.Position, field string, in PathMatch) compiled
 			f.add(at, "%s.Value %q: %w", field, in.Value, err)
 			return out
 		}
-		out.text, out.cost = match.Literal(in.Value, in.IgnoreCase), match.Cost(in.Value)
+		out.text, out.cost = match.Literal(in.Value, in.IgnoreCase), match.Cost(in.Value, in.IgnoreCase)
 		return out
 	case in.Value == "":
 		in.Value = "/"
@@ -168,8 +168,8 @@ func (f *faults) headers(at gatemesh.Position, field string, in []HeaderMatch) [
 	return out
 }
 
-func (f *faults) query(at gatemesh.Position, field string, in []QueryMatch) []match.Query {
-	out, seen := make([]match.Query, 0, len(in)), map[string]bool{}
+func (f *faults) query(at gatemesh.Position, field string, in []QueryMatch) []match.Parameter {
+	out, seen := make([]match.Parameter, 0, len(in)), map[string]bool{}
 	for i := range in {
 		q, field := &in[i], fmt.Sprintf("%s.Query[%d]", field, i)
 		switch {
@@ -179,12 +179,24 @@ func (f *faults) query(at gatemesh.Position, field string, in []QueryMatch) []ma
 			f.add(at, "%s.Name %q appears twice in one match", field, q.Name)
 		}
 		seen[q.Name] = true
-		out = append(out, match.Query{Name: q.Name, Value: f.value(at, field, q.Type, q.Value)})
+		out = append(out, match.Parameter{Name: q.Name, Value: f.value(at, field, q.Type, q.Value)})
 	}
 	return out
 }
 
 // validFieldName reports whether name is a token of RFC 9110 §5.6.2.
 func validFieldName(name string) bool {
-	return strings.Trim(name, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
+	for i := range len(name) {
+		if !tokenByte[name[i]] {
+			return false
+		}
+	}
+	return true
 }
+
+var tokenByte = func() (t [256]bool) {
+	for _, c := range []byte("!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") {
+		t[c] = true
+	}
+	return t
+}()

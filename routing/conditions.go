@@ -21,15 +21,14 @@ type subject struct {
 	rank  int
 	found *rule
 
-	work    int  // that regular expressions took
-	tooLong bool // path for more of them
+	work match.Work
 }
 
 // conditions are what a Match says besides the path.
 type conditions struct {
 	method  string // "" is every method
 	headers []match.Header
-	query   []match.Query
+	query   []match.Parameter
 	more    *moreConditions // nil if there are none
 }
 
@@ -47,12 +46,12 @@ func (m *conditions) plain() bool { return len(m.headers) == 0 && len(m.query) =
 // hold reports whether they hold for s, but for that of the method.
 func (m *conditions) hold(s *subject) bool {
 	for i := range m.headers {
-		if !m.headers[i].Holds(s.call.Header()) {
+		if !m.headers[i].Holds(s.call.Header(), &s.work) {
 			return false
 		}
 	}
 	for i := range m.query {
-		if !m.query[i].Holds(s.call.RawQuery()) {
+		if !m.query[i].Holds(s.call.RawQuery(), &s.work) {
 			return false
 		}
 	}
@@ -64,9 +63,9 @@ func (m *moreConditions) hold(s *subject) bool {
 	switch {
 	case m.protocol != 0 && m.protocol != c.Protocol(),
 		m.port != 0 && m.port != c.LocalPort(),
-		m.methods != nil && !m.methods.Holds(s.method),
-		m.scheme != nil && !m.scheme.Holds(c.Scheme()),
-		m.authority != nil && !m.authority.Holds(c.Authority()):
+		m.methods != nil && !m.methods.Holds(s.method, match.Field, &s.work),
+		m.scheme != nil && !m.scheme.Holds(c.Scheme(), match.Field, &s.work),
+		m.authority != nil && !m.authority.Holds(c.Authority(), match.Field, &s.work):
 		return false
 	}
 	if m.version == "" {
@@ -77,6 +76,24 @@ func (m *moreConditions) hold(s *subject) bool {
 		s.version, s.versioned = v.String(), true
 	}
 	return m.version == s.version
+}
+
+// cost is that of all regular expressions.
+func (m *conditions) cost() (n int) {
+	for i := range m.headers {
+		n += m.headers[i].Value.Cost()
+	}
+	for i := range m.query {
+		n += m.query[i].Value.Cost()
+	}
+	if m.more != nil {
+		for _, v := range [...]*match.Value{m.more.methods, m.more.scheme, m.more.authority} {
+			if v != nil {
+				n += v.Cost()
+			}
+		}
+	}
+	return n
 }
 
 // compare returns a negative number if m takes precedence over o when their

@@ -13,7 +13,10 @@ import (
 	"github.com/gatemesh-go/gatemesh/internal/match"
 )
 
-const corsFields = "Access-Control-"
+const (
+	corsFields = "Access-Control-"
+	maxOrigin  = 8 + 253 + 1 + 6 // "https://", a name with a last dot, and a port
+)
 
 var denyOrigin = gatemesh.Deny(gatemesh.PermissionDenied, "origin_not_allowed", "Pages of this origin may not call.")
 
@@ -62,6 +65,9 @@ func (o *origin) allows(asked *origin) bool {
 }
 
 func (c *cors) allows(sent string) bool {
+	if len(sent) > maxOrigin {
+		return false
+	}
 	if sent == "null" { // sandboxed pages and files of anybody
 		return c.all && !c.credentials
 	}
@@ -72,7 +78,8 @@ func (c *cors) allows(sent string) bool {
 	if c.all || slices.ContainsFunc(c.origins, func(o origin) bool { return o.allows(&asked) }) {
 		return true
 	}
-	return slices.ContainsFunc(c.matches, func(v match.Value) bool { return v.Holds(sent) })
+	w := match.NewWork(maxOriginWork)
+	return slices.ContainsFunc(c.matches, func(v match.Value) bool { return v.Holds(sent, match.Field, &w) })
 }
 
 // CORS returns the layer that answers preflight requests and lets pages read
@@ -254,6 +261,7 @@ func (f *faults) cors(at gatemesh.Position, field string, in *CORS) *cors {
 		}
 		c.origins = append(c.origins, o)
 	}
+	cost := 0
 	for i, m := range in.AllowOriginMatches {
 		where := fmt.Sprintf("%s.AllowOriginMatches[%d]", field, i)
 		if m.Type == MatchPresent {
@@ -261,7 +269,12 @@ func (f *faults) cors(at gatemesh.Position, field string, in *CORS) *cors {
 		} else if m.Value == "" {
 			f.add(at, "%s.Value is required", where)
 		}
-		c.matches = append(c.matches, f.value(at, where, m.Type, m.Value))
+		v := f.value(at, where, m.Type, m.Value)
+		cost += v.Cost()
+		c.matches = append(c.matches, v)
+	}
+	if cost > maxOriginWork/maxOrigin {
+		f.add(at, "%s.AllowOriginMatches: the regular expressions have more than %d instructions in all", field, maxOriginWork/maxOrigin)
 	}
 	switch {
 	case in.MaxAge < 0 || in.MaxAge%time.Second != 0:

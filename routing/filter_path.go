@@ -2,12 +2,12 @@ package routing
 
 import (
 	"errors"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/match"
 )
 
 // pathChange is a compiled PathChange. nil changes nothing.
@@ -17,6 +17,7 @@ type pathChange struct {
 	prefix   string      // in place of them, without the last slash
 	start    string      // the same with it, where what follows is no whole segment
 	regex    *regexp.Regexp
+	cost     int // of regex, for each byte
 	parts    []part
 	escapes  gatemesh.PathOptions // what the configured texts bring along
 }
@@ -30,12 +31,9 @@ type part struct {
 const maxRegexPath = 8 << 10
 
 var (
-	denyRewritten = gatemesh.Deny(gatemesh.InvalidArgument, "path_rewritten", "The path cannot be served.")
-	denyLongPath  = &gatemesh.Denial{
-		Code: gatemesh.InvalidArgument, Status: http.StatusRequestURITooLong,
-		Reason: "path_too_long", Detail: "The path is too long.",
-	}
-	errLongPath = errors.New("routing: what the regular expression makes of the path is too long")
+	denyRewritten  = gatemesh.Deny(gatemesh.InvalidArgument, "path_rewritten", "The path cannot be served.")
+	errLongPath    = errors.New("routing: what the regular expression makes of the path is too long")
+	errManyMatches = errors.New("routing: the regular expression matches too often in the path")
 )
 
 // apply returns what becomes of a canonical path.
@@ -48,10 +46,11 @@ func (p *pathChange) apply(path string) (string, *gatemesh.Denial) {
 	case p.prefixes != nil:
 		changed = p.replacePrefix(path)
 	case p.regex != nil:
-		if len(path) > maxRegexPath {
-			return "", denyLongPath
+		found, denial := p.find(path)
+		if denial != nil {
+			return "", denial
 		}
-		if changed = p.substitute(path); len(changed) > 2*maxRegexPath {
+		if changed = p.substitute(path, found); len(changed) > 2*maxRegexPath {
 			return "", denyRewritten.WithCause(errLongPath)
 		}
 	}
@@ -111,10 +110,24 @@ func cutPrefix(path, prefix string, ignoreCase bool) (rest string, ok bool) {
 	return path, true
 }
 
-func (p *pathChange) substitute(path string) string {
+// find returns where the regular expression matches, unless it would take too
+// long to find out: each search may go through all that remains of the path.
+func (p *pathChange) find(path string) ([][]int, *gatemesh.Denial) {
+	searches := maxPathWork / (p.cost * len(path))
+	if searches == 0 || len(path) > maxRegexPath {
+		return nil, denyLongPath
+	}
+	found := p.regex.FindAllStringSubmatchIndex(path, searches)
+	if len(found) == searches {
+		return nil, denyRewritten.WithCause(errManyMatches)
+	}
+	return found, nil
+}
+
+func (p *pathChange) substitute(path string, found [][]int) string {
 	var b strings.Builder
 	end := 0
-	for _, at := range p.regex.FindAllStringSubmatchIndex(path, -1) {
+	for _, at := range found {
 		b.WriteString(path[end:at[0]])
 		for _, s := range p.parts {
 			switch {
@@ -165,7 +178,7 @@ func (f *faults) pathChange(at gatemesh.Position, field string, in *PathChange, 
 		p.prefixes = f.prefixes(at, field+".ReplacePrefix", r)
 	default:
 		var err error
-		if p.regex, err = regexp.Compile(in.Regex); err != nil {
+		if p.regex, p.cost, err = match.CompileSearch(in.Regex); err != nil {
 			f.add(at, "%s.Regex %q: %w", field, in.Regex, err)
 			return nil
 		}

@@ -71,7 +71,9 @@ type PathChange struct {
 	Prefix        string
 	// Regex replaces all that it matches by Substitution, with \1 to \9 for its
 	// groups, \0 for the whole match and \\ for a backslash, in the syntax of RE2.
-	// Paths of more than 8 KiB are refused with 414.
+	// A path of more than 8 KiB, or in which one search could take some
+	// milliseconds, is refused with 414, and one in which all searches together
+	// could, with 400.
 	Regex, Substitution string
 }
 

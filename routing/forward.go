@@ -19,7 +19,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 	// ReverseProxy drops parameters that net/url cannot parse, but policies
 	// and upstreams are to see the same query, but for a credential in it.
 	u.RawQuery = d.call.ForwardedQuery()
-	forwarding(pr.In, pr.Out.Header, d.call)
+	forwarding(pr.In, pr.Out.Header, d.call, &d.forwarded)
 	if d.path != d.call.Path() {
 		setPath(u, d.path)
 	}
@@ -31,7 +31,7 @@ func rewrite(pr *httputil.ProxyRequest) {
 
 // forwarding sets the fields that say whom and what the request came from.
 // Entry has dropped those of callers that are not trusted.
-func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
+func forwarding(in *http.Request, h http.Header, c *gatemesh.Call, made *[3][1]string) {
 	remote := c.RemoteAddr().Addr().Unmap().WithZone("")
 	var chain, forwarded []string
 	host := in.Host
@@ -45,13 +45,19 @@ func forwarding(in *http.Request, h http.Header, c *gatemesh.Call) {
 		chain = append(chain[:len(chain):len(chain)], remote.String())
 	}
 	if len(chain) > 0 {
-		h.Set("X-Forwarded-For", strings.Join(chain, ", "))
+		set(h, "X-Forwarded-For", strings.Join(chain, ", "), &made[0])
 	}
-	h.Set("X-Forwarded-Host", host)
-	h.Set("X-Forwarded-Proto", c.Scheme())
+	set(h, "X-Forwarded-Host", host, &made[1])
+	set(h, "X-Forwarded-Proto", c.Scheme(), &made[2])
 	if len(forwarded) > 0 && wellFormed(forwarded) {
 		h.Set("Forwarded", strings.Join(forwarded, ", ")+", "+forwardedElement(remote, in))
 	}
+}
+
+// set is h.Set for a name in canonical form, with room for the value.
+func set(h http.Header, name, value string, room *[1]string) {
+	room[0] = value
+	h[name] = room[:]
 }
 
 // wellFormed reports whether the values of Forwarded are by the grammar of RFC
@@ -99,7 +105,7 @@ func forwardedPair(v string) (rest string, more bool) {
 
 func tokenLength(s string) int {
 	for i := range len(s) {
-		if !validFieldName(s[i : i+1]) {
+		if !tokenByte[s[i]] {
 			return i
 		}
 	}
@@ -164,32 +170,4 @@ func withoutUpgrade(h http.Header) http.Header {
 	delete(h, "Upgrade")
 	delete(h, "Http2-Settings")
 	return h
-}
-
-// send carries out the request through the outbound gates. It keeps our own
-// response fields ours: an identity that the upstream echoes is not for the
-// client, and a 101 is not written by the chain's response writer, which sets
-// the request id on all others.
-func send(req *http.Request) (*http.Response, error) {
-	d := dispatchFrom(req.Context())
-	resp, err := d.table.outbound.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	d.answer = resp.Body
-	if len(resp.Trailer) > 0 && req.ProtoMajor == 1 && req.Method != http.MethodHead {
-		// HTTP/2 has trailers behind a body of known length, HTTP/1 has not. The
-		// version is that of the client's request.
-		resp.Header.Del("Content-Length")
-		resp.ContentLength = -1
-	}
-	for name := range resp.Header {
-		if gatemesh.CarriesIdentity(name) {
-			delete(resp.Header, name)
-		}
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Header.Set(gatemesh.RequestIDHeader, d.call.RequestID())
-	}
-	return resp, nil
 }

@@ -24,6 +24,7 @@ type bucket struct {
 	prefix []candidate // a segment ends where the text does
 	start  []candidate
 	regex  []candidate // the text is how all that it matches begins
+	cost   int         // of all regular expressions
 }
 
 // candidate is a match that remains to be compared when its text fits.
@@ -97,16 +98,19 @@ func (p *compiledPath) length() int {
 	return len(p.text)
 }
 
-// maxAlike is how many regular expressions may be looked at for one text, as
-// each of them has to be tried.
-const maxAlike = 256
+// What has to be tried for one text.
+const (
+	maxAlike     = 256          // regular expressions for the path
+	maxAlikeCost = maxWork / 64 // instructions of all, so that values of some length can be compared
+)
 
 // seal makes p ready for calls. It returns the rules with regular expressions
-// that are more than maxAlike.
+// that are more than these.
 func (p *paths) seal() (excess []*rule) {
 	p.folded.FoldCase = true
 	for i, a := range p.added {
 		a.rank, a.method = i, a.match.method
+		cost := a.cost + a.match.cost()
 		if a.match.plain() {
 			a.match = nil
 		}
@@ -115,6 +119,10 @@ func (p *paths) seal() (excess []*rule) {
 			tree = &p.folded
 		}
 		b := &tree.At(a.path.text).Value
+		b.cost += cost
+		if cost > 0 && b.cost > maxAlikeCost || a.regex != nil && len(b.regex) >= maxAlike {
+			excess = append(excess, a.rule)
+		}
 		to := &b.prefix
 		switch a.path.kind {
 		case PathExact:
@@ -123,9 +131,6 @@ func (p *paths) seal() (excess []*rule) {
 			to = &b.start
 		case PathRegex:
 			to = &b.regex
-			if len(b.regex) >= maxAlike {
-				excess = append(excess, a.rule)
-			}
 		}
 		*to = append(*to, a.candidate)
 	}
@@ -160,24 +165,6 @@ func (s *subject) in(n *match.Node[bucket]) {
 	}
 }
 
-// What the regular expressions of one call may cost, as the client chooses the
-// path: some ten milliseconds (F-10). A path that is not long is not counted.
-const (
-	maxRegexWork = 1 << 19 // instructions by bytes
-	freePath     = 1 << 10
-)
-
-// affords reports whether regular expressions of that cost can be tried as well.
-// If not, the call is refused whatever else matches: another rule must not take
-// what is for this one.
-func (s *subject) affords(cost int) bool {
-	if len(s.path) > freePath {
-		s.work += cost * len(s.path)
-	}
-	s.tooLong = s.tooLong || s.work > maxRegexWork
-	return !s.tooLong
-}
-
 func (s *subject) try(all []candidate) {
 	for i := range all {
 		c := &all[i]
@@ -187,7 +174,7 @@ func (s *subject) try(all []candidate) {
 		if c.method != "" && c.method != s.method {
 			continue
 		}
-		if (c.match == nil || c.match.hold(s)) && (c.regex == nil || s.affords(c.cost) && c.regex.MatchString(s.path)) {
+		if (c.match == nil || c.match.hold(s)) && (c.regex == nil || s.work.Afford(match.Path, c.cost*len(s.path)) && c.regex.MatchString(s.path)) {
 			s.rank, s.found = c.rank, c.rule
 			return
 		}

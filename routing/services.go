@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/match"
 )
 
 // everyService as the name of a Service stands for all those of its namespace
@@ -28,12 +29,12 @@ func (t *table) serviceOf(d *gatemesh.Destination) *service {
 
 // route returns the rule for c, a call to d.
 func (s *service) route(t *table, c *gatemesh.Call, d *gatemesh.Destination) (*target, error) {
-	what := subject{call: c, method: c.Method(), table: t}
+	what := subject{call: c, method: c.Method(), table: t, work: match.NewWork(maxWork)}
 	r := s.paths.match(&what)
-	switch {
-	case what.tooLong:
-		return nil, denyLongPath
-	case r == nil:
+	if denial := what.tooMuch(); denial != nil {
+		return nil, denial
+	}
+	if r == nil {
 		return nil, denyNoRule.of(c)
 	}
 	return r.to(d.Port), nil

@@ -33,6 +33,9 @@ func heap() uint64 {
 
 func (z *zeros) Read(b []byte) (int, error) {
 	if before := z.read; before>>24 != (before+uint64(len(b)))>>24 {
+		if racing { // which has pools throw away half of what they get: it is garbage, and nobody keeps it
+			runtime.GC()
+		}
 		z.most = max(z.most, heap())
 	}
 	clear(b)
@@ -94,7 +97,7 @@ func TestPX07_Streamed(t *testing.T) {
 				assert.EqualValues(t, size, source.read)
 				extra := int64(source.most) - int64(before)
 				t.Logf("%d MiB, %d KiB of heap", size>>20, extra>>10)
-				assert.LessOrEqual(t, extra, unlessRacing[int64](8<<20, 16<<20))
+				assert.LessOrEqual(t, extra, int64(8<<20))
 			})
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/match"
 )
 
 // table is one version of a Config, compiled. Nothing in it changes but the
@@ -62,18 +63,18 @@ func (t *table) match(s *subject) (*rule, error) {
 		h = l.hosts
 	}
 	r := h.match(s)
-	if s.tooLong {
-		return nil, denyLongPath
+	if denial := s.tooMuch(); denial != nil {
+		return nil, denial
 	}
 	return r, nil
 }
 
 // find is match for a call that is not judged as another one.
 func (t *table) find(c *gatemesh.Call, version *apiVersion) (*rule, error) {
-	s := subject{call: c, method: c.Method(), table: t, version: version.String(), versioned: true}
+	s := subject{call: c, method: c.Method(), table: t, version: version.String(), versioned: true, work: match.NewWork(maxWork)}
 	r, err := t.match(&s)
 	if r == nil && err == nil && s.method == http.MethodOptions {
-		return t.preflight(c)
+		return t.preflight(c, s.work)
 	}
 	return r, err
 }
@@ -81,12 +82,12 @@ func (t *table) find(c *gatemesh.Call, version *apiVersion) (*rule, error) {
 // preflight returns the rule that answers the preflight request c: that of the
 // request which it asks about, if it has CORS. It is for an OPTIONS that no rule
 // takes.
-func (t *table) preflight(c *gatemesh.Call) (*rule, error) {
+func (t *table) preflight(c *gatemesh.Call, left match.Work) (*rule, error) {
 	method, ok := c.Header().Only("Access-Control-Request-Method")
 	if _, asks := c.Header().Only("Origin"); !ok || !asks {
 		return nil, nil
 	}
-	s := subject{call: c, method: method, table: t}
+	s := subject{call: c, method: method, table: t, work: left}
 	r, err := t.match(&s)
 	if r == nil || !r.cors {
 		return nil, err

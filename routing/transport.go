@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,14 +110,18 @@ func (t *ownTransport) shared(req *http.Request) (*http.Response, error) {
 // that it is known who is to blame when the request breaks off.
 type dispatch struct {
 	context.Context
-	io.ReadCloser                       // the body that the client sends, if there is one
-	unreadable    atomic.Pointer[error] // why that body broke off
-	answer        io.Closer             // the body that the upstream sends, or nil
+	io.ReadCloser                                       // the body that the client sends, if there is one
+	unreadable    atomic.Pointer[error]                 // why that body broke off
+	answer        io.Closer                             // the body that the upstream sends, or nil
+	rest          rest                                  // the same with its trailers
+	inform        func(int, textproto.MIMEHeader) error // the client, of a 1xx answer
+	informed      atomic.Int32
 	call          *gatemesh.Call
 	table         *table
 	upstream      *upstream
 	destination   gatemesh.Destination
 	stages        stages
+	forwarded     [3][1]string    // room for the fields about whom the request came from
 	path          string          // to be sent
 	copied        *gatemesh.Route // of a copy for a mirror
 	limited       bool            // the route bounds how long the call takes

@@ -118,18 +118,19 @@ func TestUnreadBody(t *testing.T) {
 	}
 }
 
-// A body that comes in time, or is read however long it takes, is not disturbed,
-// and its connection serves on.
+// A body that comes in time, or is read however long it takes by a server that
+// allows for it, is not disturbed, and its connection serves on.
 func TestSlowBody(t *testing.T) {
 	for _, c := range []struct {
 		name, path string
 		pace       time.Duration
 		status     int
-	}{{"unread", "/refused", time.Second, 401}, {"read", "/read", time.Minute, 200}} {
+		forever    bool
+	}{{"unread", "/refused", time.Second, 401, false}, {"read", "/read", 10 * time.Second, 200, false}, {"read for ever", "/read", time.Minute, 200, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newMemory()
-				r := run(t, serve.Config{Servers: []serve.Server{{Name: "app", Listener: l, Handler: bodies()}}})
+				r := run(t, serve.Config{DisableBodyTimeout: c.forever, Servers: []serve.Server{{Name: "app", Listener: l, Handler: bodies()}}})
 				conn := l.raw(t)
 				for range 3 {
 					_, err := io.WriteString(conn, "POST "+c.path+" HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n")

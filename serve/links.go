@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -18,8 +19,9 @@ import (
 // memory of its own connection; the drain looks at all of them.
 type links struct {
 	start  time.Time
-	closed atomic.Int64 // when the listener closed, in now; 0 before
-	open   sync.Map     // net.Conn as the server knows it → *link
+	answer time.Duration // how long a client may not read; 0 is for ever
+	closed atomic.Int64  // when the listener closed, in now; 0 before
+	open   sync.Map      // net.Conn as the server knows it → *link
 }
 
 // link is one connection.
@@ -215,7 +217,9 @@ func silent(k *link) bool { return http.ConnState(k.state.Load()) == http.StateN
 // conn tells its link when it is read and closed.
 type conn struct {
 	net.Conn
-	link *link
+	link   *link
+	theirs atomic.Bool  // somebody else has set a deadline for writes
+	until  atomic.Int64 // that of ours, in links.now
 }
 
 // NetConn returns the connection that the listener accepted, as
@@ -244,8 +248,71 @@ func (c *conn) Close() error {
 	return err
 }
 
+// Write writes in pieces, each of which the client has time to take.
+func (c *conn) Write(b []byte) (n int, err error) {
+	for c.bounded() && len(b)-n > piece {
+		m, err := c.Conn.Write(b[n : n+piece])
+		if n += m; err != nil {
+			return n, err
+		}
+	}
+	c.bounded()
+	m, err := c.Conn.Write(b[n:])
+	return n + m, err
+}
+
+// bounded sets the deadline of the next write, if there is one. It is one of the
+// runtime, which costs too much to be set for every write.
+func (c *conn) bounded() bool {
+	s := c.link.all
+	if s.answer == 0 || c.theirs.Load() || hijacked(c.link) {
+		return false
+	}
+	if now := s.now(); c.until.Load()-now < int64(s.answer)*7/8 {
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(s.answer)) // the write will say what is wrong
+		c.until.Store(now + int64(s.answer))
+	}
+	return true
+}
+
+// SetWriteDeadline is for net/http and handlers, who know better.
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	c.theirs.Store(!t.IsZero())
+	c.until.Store(0)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *conn) SetDeadline(t time.Time) error {
+	c.theirs.Store(!t.IsZero())
+	c.until.Store(0)
+	return c.Conn.SetDeadline(t)
+}
+
 // ReadFrom keeps sendfile for net/http.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
+	// A file in a reader with a limit is what sendfile knows.
+	left, limited := int64(math.MaxInt64), false
+	if l, ok := r.(*io.LimitedReader); ok {
+		r, left, limited = l.R, l.N, true
+		defer func() { l.N -= n }()
+	}
+	for left > 0 && c.bounded() {
+		part := &io.LimitedReader{R: r, N: min(left, 4*piece)}
+		m, err := io.Copy(c.Conn, part)
+		n, left = n+m, left-m
+		if err != nil || part.N > 0 { // at its end
+			return n, err
+		}
+	}
+	if left == 0 {
+		return n, nil
+	}
+	if limited {
+		r = &io.LimitedReader{R: r, N: left}
+	}
+	m, err := io.Copy(c.Conn, r)
+	return n + m, err
+}
 
 // CloseWrite lets net/http close in two steps, so that an answer to a body that
 // was not read whole arrives.

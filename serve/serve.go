@@ -108,6 +108,29 @@ type Config struct {
 	// Drain is how long running requests get to end after that. Default: 20 s.
 	// The process needs LameDuck + Drain + 2 s from the signal to its end.
 	Drain time.Duration
+	// BodyTimeout is how long a client may keep a handler waiting for the body of
+	// a request before the answer has begun. The time that a handler takes itself
+	// does not count, and each byte that comes gives back its share of a second at
+	// BodyRate, so that it ends for clients that send nothing and for those that
+	// send little by little, and for nobody else. The handler's read then fails
+	// with an error that is [os.ErrDeadlineExceeded], and on HTTP/1 its connection is
+	// closed behind the answer. Calls of gRPC, whose messages may be hours apart,
+	// and connections that were hijacked are not bounded. Default: 1 min.
+	BodyTimeout time.Duration
+	// BodyRate is how many bytes of a body have to come in a second, on average.
+	// Default: 240.
+	BodyRate int
+	// DisableBodyTimeout lets clients take as long as they like.
+	DisableBodyTimeout bool
+	// AnswerTimeout is how long a client may take for the next 64 KiB of an answer
+	// while it is being written. Then the connection is closed, or on HTTP/2 the
+	// stream, if the client reads others. It does not count while nothing is
+	// written, nor for calls of gRPC on HTTP/2 as long as others are read, for
+	// hijacked connections, and for HTTP/1 on connections of a Listener that
+	// terminates TLS by itself. Default: 1 min.
+	AnswerTimeout time.Duration
+	// DisableAnswerTimeout lets clients take as long as they like.
+	DisableAnswerTimeout bool
 	// OnDrain is called once, when the listeners have closed, to end what only
 	// the application can end well, such as WebSockets: a client that is told
 	// to reconnect then reaches another replica. Run waits for it, until the
@@ -158,6 +181,15 @@ func (c Config) validate() error {
 	if c.LameDuck < 0 || c.Drain < 0 {
 		errs = append(errs, errors.New("serve: Config.LameDuck and Drain must not be negative"))
 	}
+	if c.BodyTimeout < 0 || c.BodyRate < 0 || c.AnswerTimeout < 0 {
+		errs = append(errs, errors.New("serve: Config.BodyTimeout, BodyRate and AnswerTimeout must not be negative"))
+	}
+	if c.DisableBodyTimeout && (c.BodyTimeout != 0 || c.BodyRate != 0) {
+		errs = append(errs, errors.New("serve: Config.DisableBodyTimeout excludes BodyTimeout and BodyRate"))
+	}
+	if c.DisableAnswerTimeout && c.AnswerTimeout != 0 {
+		errs = append(errs, errors.New("serve: Config.DisableAnswerTimeout excludes AnswerTimeout"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -173,9 +205,8 @@ func (c Config) validate() error {
 // With context.AfterFunc(ctx, stop), stop as [os/signal.NotifyContext] returned
 // it, the second one kills the process.
 //
-// Header size and time are bounded; the time of a body is not, as uploads and
-// streams may be long. Handlers that read bodies bound them. What they leave
-// unread, of a request that they refuse, gets 10 s to come on HTTP/1; then it is
+// Header size and time are bounded; of a body and of an answer, which may be
+// long, the time that passes without progress is. What handlers leave unread, of a request that they refuse, gets 10 s to come on HTTP/1; then it is
 // answered, and the connection is closed.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
@@ -199,7 +230,7 @@ func Run(ctx context.Context, cfg Config) error {
 	units := make([]*unit, len(servers))
 	addrs := make(map[string]net.Addr, len(servers))
 	for i, s := range servers {
-		units[i] = newUnit(s, cfg.Logger, &p)
+		units[i] = newUnit(s, cfg, &p)
 		addrs[s.Name] = s.Listener.Addr()
 		go units[i].run(failed)
 		cfg.Logger.Info("listening", "server", s.Name, "addr", s.Listener.Addr().String(), "tls", terminates(s))

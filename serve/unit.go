@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 )
 
@@ -18,14 +17,16 @@ type unit struct {
 	served   chan struct{} // closed when Serve has returned
 }
 
-func newUnit(s Server, l *slog.Logger, p *phase) *unit {
+func newUnit(s Server, cfg Config, p *phase) *unit {
 	u := &unit{Server: s, links: newLinks(), served: make(chan struct{})}
 	u.listener = &listener{Listener: s.Listener, links: u.links, swept: make(chan struct{})}
 	if s.GRPC != nil {
 		u.listener.track = true // no ConnState tells about these
 		u.rpc = &rpc{GRPC: s.GRPC, links: u.links}
 	} else {
-		u.web = newWeb(s, l, u.links, p)
+		bounds := cfg.patience()
+		u.links.answer = bounds.answer
+		u.web = newWeb(s, cfg.Logger, u.links, p, bounds)
 	}
 	return u
 }

@@ -17,7 +17,7 @@ type web struct {
 	links *links
 }
 
-func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
+func newWeb(s Server, l *slog.Logger, links *links, p *phase, bounds patience) *web {
 	var protocols *http.Protocols // of net/http, unless
 	if s.TLS == nil {             // with TLS, ALPN says which; without, the client knows
 		protocols = new(http.Protocols)
@@ -27,7 +27,7 @@ func newWeb(s Server, l *slog.Logger, links *links, p *phase) *web {
 	}
 	return &web{links: links, Server: &http.Server{
 		Protocols: protocols,
-		Handler:   &handler{next: s.Handler, phase: p}, TLSConfig: s.TLS,
+		Handler:   &handler{next: s.Handler, phase: p, patience: bounds}, TLSConfig: s.TLS,
 		ConnContext: links.connContext, ConnState: links.connState,
 		// A client may not hold a connection open by sending its header slowly,
 		// nor make us hold a large one.
@@ -72,8 +72,9 @@ type phase struct {
 // Requests that began before are left alone: their connection can bring one
 // more request, which is served and then told.
 type handler struct {
-	next  http.Handler
-	phase *phase
+	next     http.Handler
+	phase    *phase
+	patience patience
 }
 
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -82,16 +83,22 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.begin()
 		defer k.done()
 	}
-	if !h.phase.draining.Load() {
-		h.next.ServeHTTP(w, r)
-	} else {
-		w, t := tell(w, r, h.phase)
-		h.next.ServeHTTP(w, r)
-		t.tell() // an answer without a body is written after this
-	}
+	h.serve(w, r, k)
 	if ok && r.ProtoMajor == 1 && r.Body != http.NoBody {
 		k.discard()
 	}
+}
+
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, k *link) {
+	w, r, end := h.patience.watch(w, r, k)
+	defer end()
+	if !h.phase.draining.Load() {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, t := tell(w, r, h.phase)
+	h.next.ServeHTTP(w, r)
+	t.tell() // an answer without a body is written after this
 }
 
 // teller sets Connection: close as late as it can. Earlier it would go out with

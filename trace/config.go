@@ -35,14 +35,14 @@ type Config struct {
 }
 
 func (cfg *Config) validate() error {
-	return errors.Join(notNil("TracerProvider", cfg.TracerProvider), notNil("Propagator", cfg.Propagator))
+	return errors.Join(notNil("Config.TracerProvider", cfg.TracerProvider), notNil("Config.Propagator", cfg.Propagator))
 }
 
 // notNil refuses an interface that holds a nil pointer, which would panic at
 // the first call.
 func notNil(field string, v any) error {
 	if r := reflect.ValueOf(v); r.Kind() == reflect.Pointer && r.IsNil() {
-		return fmt.Errorf("trace: Config.%s is a nil %T", field, v)
+		return fmt.Errorf("trace: %s is a nil %T", field, v)
 	}
 	return nil
 }

@@ -105,13 +105,15 @@ func (*nameProcessor) Shutdown(context.Context) error   { return nil }
 func (*nameProcessor) ForceFlush(context.Context) error { return nil }
 
 // TestTR04_SpanNames: 100,000 paths, hosts and methods that callers invent give
-// a handful of names, over HTTP and as gRPC over net/http.
+// a handful of names, over HTTP and as gRPC over net/http, and of series; for
+// all components together see TestTR04_MetricSeries.
 func TestTR04_SpanNames(t *testing.T) {
 	t.Parallel()
 	started := &nameSampler{names: map[string]bool{}}
 	ended := &nameProcessor{nameSampler{names: map[string]bool{}}}
 	tr := tracer(t, trace.Config{TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSampler(started), sdktrace.WithSpanProcessor(ended))})
-	h := chain(t, tr.Layer()).Handler(noContent)
+	p := newMeter()
+	h := observed(t, newMetrics(t, trace.MetricsConfig{MeterProvider: p}), tr.Layer()).Handler(noContent)
 	word := func() string { return fmt.Sprintf("%X", rand.Uint64()) }
 	for i := range 100_000 {
 		r := httptest.NewRequest(http.MethodGet, "/"+word(), nil)
@@ -128,6 +130,10 @@ func TestTR04_SpanNames(t *testing.T) {
 	want := map[string]bool{"GET": true, "HTTP": true, "grpc": true}
 	assert.Equal(t, want, started.names)
 	assert.Equal(t, want, ended.names)
+	assert.Equal(t, map[string]float64{
+		"server.call.duration[code_class:2xx destination:unknown protocol:http source:unknown]": 75_000,
+		"server.call.duration[code_class:2xx destination:unknown protocol:grpc source:unknown]": 25_000,
+	}, p.collect(t))
 }
 
 // TestConcurrent uses everything at once, while the configuration changes.

@@ -21,7 +21,7 @@ import (
 // one (targetPort). For such a service there is -upstream with its SRV record.
 func (o *options) byDNS(d gatemesh.Destination, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*service, error) {
 	scheme, port := "http", cmp.Or(d.Port, 80)
-	if o.meshCert != "" {
+	if o.meshCert != "" && policy.TLS != manifest.TLSDisable {
 		scheme = "https"
 	}
 	host := fmt.Sprintf("%s.%s.svc.cluster.local", d.Service, d.Namespace)

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -89,6 +92,9 @@ func TestConformanceFilters(t *testing.T) {
 	retries := rules(
 		prefix("/code-500-attempts-3"), "retry: {codes: [500], attempts: 3, backoff: 1ms}, "+to("infra-v3"),
 		prefix("/code-all-attempts-2"), "retry: {codes: [500, 502, 503, 504], attempts: 2, backoff: 1ms}, "+to("infra-v3"))
+	timed := rules(
+		prefix("/retry/request-timeout-500ms"), "retry: {codes: [500], attempts: 5, backoff: 1ms}, timeouts: {request: 500ms}, "+to("infra-v3"),
+		prefix("/retry/backend-timeout-500ms"), "retry: {codes: [500], attempts: 3, backoff: 1ms}, timeouts: {backendRequest: 500ms, request: 15s}, "+to("infra-v3"))
 	for _, c := range []struct {
 		name, spec string
 		asks       []ask
@@ -146,12 +152,56 @@ func TestConformanceFilters(t *testing.T) {
 				{path: "/code-all-attempts-2?retry=6&code=504&succeedAfter=3", status: 504},
 				{path: "/code-all-attempts-2?retry=7&code=504&succeedAfter=1", to: "infra-v3"},
 			}},
+		{"HTTPRouteRetryWithRequestTimeout", timed, []ask{
+			{path: "/retry/request-timeout-500ms?retry=8&code=500&succeedAfter=1", to: "infra-v3"},
+			{path: "/retry/request-timeout-500ms?retry=9&code=500&succeedAfter=2&delayRetry=300ms", status: 504},
+		}},
+		{"HTTPRouteRetryWithBackendTimeout", timed, []ask{
+			{path: "/retry/backend-timeout-500ms?retry=10&code=500&succeedAfter=2&delayRetry=100ms&delay=100ms", to: "infra-v3"},
+			{path: "/retry/backend-timeout-500ms?retry=11&code=500&succeedAfter=9&delayRetry=10s", status: 504},
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			b.serves(t, sameNamespace+httpRoute("r", "same-namespace", c.spec)).asks(c.asks...)
 		})
 	}
+}
+
+// HTTPRouteRetryConnectionError: what one of two endpoints does not accept, the
+// other one answers.
+func TestConformanceRetryConnectionError(t *testing.T) {
+	t.Parallel()
+	b := newBackends(t)
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	b.urls["infra-v1"] += " " + gone.URL
+	c := b.serves(t, sameNamespace+httpRoute("r", "same-namespace", rules(prefix("/retry-on-connection-errors"), "retry: {attempts: 100}, "+to("infra-v1"))))
+	for range 10 {
+		c.asks(ask{path: "/retry-on-connection-errors", to: "infra-v1"})
+	}
+}
+
+// HTTPRouteRequestHeaderModifierBackendWeights: a filter of a backend is for the
+// requests that go there.
+func TestConformanceBackendFilters(t *testing.T) {
+	t.Parallel()
+	says := func(service string) string {
+		return "{name: " + service + ", port: 8080, filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Backend, value: " + service + "}]}}]}"
+	}
+	c := newBackends(t).serves(t, sameNamespace+httpRoute("r", "same-namespace", rules("", "backendRefs: ["+says("infra-v1")+", "+says("infra-v2")+"]")))
+	seen := map[string]int{}
+	for range 100 {
+		_, body := c.send(&ask{}, 80, "GET", "/")
+		var got struct {
+			Backend string
+			Header  http.Header
+		}
+		require.NoError(t, json.Unmarshal(body, &got))
+		require.Equal(t, []string{got.Backend}, got.Header.Values("Backend"))
+		seen[got.Backend]++
+	}
+	assert.Len(t, seen, 2, "%v", seen)
 }
 
 func TestConformanceCORS(t *testing.T) {

@@ -149,6 +149,18 @@ func TestConformanceGRPC(t *testing.T) {
 				strings.Replace(grpcRoute("older", "g", "  hostnames: [\"*.example.com\"]\n"+rules("", "grpc-v1")), "name: older", `creationTimestamp: "2020-01-01T00:00:00Z", name: older`, 1) +
 				grpcRoute("newer", "g", "  hostnames: [abc.example.com]\n"+rules("", "grpc-v2")),
 			[]grpcAsk{{authority: "abc.example.com", to: "grpc-v2"}}},
+		{"the name of a service goes before that of a method, and both before fields", sameNamespace + grpcRoute("order", "same-namespace", rules(
+			"{"+with("version: one", "color: blue")+"}", "grpc-v3", "{method: {method: Echo}}", "grpc-v1", "{method: {service: "+echoService+"}}", "grpc-v2")),
+			[]grpcAsk{{to: "grpc-v2"}, {method: "EchoTwo", to: "grpc-v2"}, {header: "version: one|color: blue", to: "grpc-v2"}}},
+		{"the name of a method goes before fields", sameNamespace + grpcRoute("order", "same-namespace", rules(
+			"{"+with("version: one", "color: blue")+"}", "grpc-v3", "{method: {method: Echo}}", "grpc-v1", "{method: {method: EchoTwo}, "+with("version: one")+"}", "grpc-v2", "{method: {method: EchoTwo}}", "grpc-v1")),
+			[]grpcAsk{
+				{to: "grpc-v1"}, {header: "version: one|color: blue", to: "grpc-v1"}, {method: "EchoTwo", header: "version: one|color: blue", to: "grpc-v2"},
+				{method: "EchoTwo", to: "grpc-v1"}, {method: "EchoThree", header: "version: one|color: blue", to: "grpc-v3"}, {method: "EchoThree", code: codes.Unimplemented},
+			}},
+		{"service and method go before a service with more fields", sameNamespace + grpcRoute("order", "same-namespace", rules(
+			"{method: {service: "+echoService+"}, "+with("version: one", "color: blue")+"}", "grpc-v1", method("Echo"), "grpc-v2")),
+			[]grpcAsk{{header: "version: one|color: blue", to: "grpc-v2"}, {method: "EchoTwo", header: "version: one|color: blue", to: "grpc-v1"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.serves(t, c.manifests).calls(c.calls...)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -180,19 +181,58 @@ func TestConformanceNamespaces(t *testing.T) {
 	}
 }
 
+// HTTPRouteMultipleGateways and GRPCRouteMultipleGateways: a route of two Gateways
+// is served by both, and the others by their own alone.
+func TestConformanceMultipleGateways(t *testing.T) {
+	t.Parallel()
+	b := newBackends(t)
+	gb, _ := newGRPCBackends(t)
+	both := sameNamespace + strings.NewReplacer("name: same-namespace", "name: all-namespaces", "from: Same", "from: All").Replace("---"+sameNamespace)
+	shared := "{name: same-namespace}, {name: all-namespaces}"
+	method := func(name string) string { return "{method: {service: " + echoService + ", method: " + name + "}}" }
+	other := map[string]string{"2": "3", "3": "2"}
+	for gateway, n := range map[string]string{"same-namespace": "2", "all-namespaces": "3"} {
+		t.Run(gateway, func(t *testing.T) {
+			t.Parallel()
+			flag := suiteNamespace + "/" + gateway
+			without := func(b *backends, service string) *backends { // which is nothing that this Gateway knows
+				urls := maps.Clone(b.urls)
+				delete(urls, service)
+				return &backends{urls: urls}
+			}
+			without(b, "infra-v"+other[n]).serves(t, both+httpRoute("shared", shared, rules(prefix("/shared"), "infra-v1"))+httpRoute("two", "same-namespace", rules("", "infra-v2"))+
+				httpRoute("three", "all-namespaces", rules("", "infra-v3")), "-gateway", flag).
+				asks(ask{path: "/shared", to: "infra-v1"}, ask{to: "infra-v" + n})
+			without(gb, "grpc-v"+other[n]).serves(t, both+grpcRoute("shared", shared, rules(method("Echo"), "grpc-v1"))+grpcRoute("two", "same-namespace", rules(method("EchoTwo"), "grpc-v2"))+
+				grpcRoute("three", "all-namespaces", rules(method("EchoTwo"), "grpc-v3")), "-gateway", flag).
+				calls(grpcAsk{to: "grpc-v1"}, grpcAsk{method: "EchoTwo", to: "grpc-v" + n})
+		})
+	}
+}
+
 // The suite applies these and wants a condition and 500; here they do not load,
 // with a line that says where the fault is.
 func TestConformanceRefused(t *testing.T) {
 	t.Parallel()
 	const web = "gateway-conformance-web-backend"
+	const otherGrant = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: grant, namespace: " + web + "}\n" +
+		"spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: " + web + "}], to: [{group: \"\", kind: Service, name: web}]}\n"
 	for name, c := range map[string]struct{ manifests, fault string }{
-		"HTTPRouteInvalidCrossNamespaceBackendRef":         {httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: web, namespace: "+web+", port: 8080}]")), "no ReferenceGrant in namespace"},
-		"HTTPRouteInvalidBackendRefUnknownKind":            {httpRoute("r", "same-namespace", rules("", "backendRefs: [{kind: NonExistent, name: web, port: 8080}]")), "NonExistent"},
-		"HTTPRouteInvalidCrossNamespaceParentRef":          {routeOf("HTTPRoute", "r", web, "same-namespace", rules("", "infra-v1")), "takes no HTTPRoute of namespace"},
-		"HTTPRouteInvalidParentRefNotMatchingSectionName":  {httpRoute("r", "{name: same-namespace, sectionName: other}", rules("", "infra-v1")), "has no listener other"},
-		"HTTPRouteInvalidParentRefNotMatchingListenerPort": {httpRoute("r", "{name: same-namespace, port: 81}", rules("", "infra-v1")), "has no listener with this port"},
-		"HTTPRouteAllBackendsWeightZero":                   {httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: infra-v1, port: 8080, weight: 0}]")), "weights of all backends are 0"},
-		"HTTPRouteDisallowedKind":                          {routeOf("TLSRoute", "r", suiteNamespace, "same-namespace", rules("", "infra-v1")), "TLSRoute"},
+		"HTTPRouteInvalidCrossNamespaceBackendRef":            {httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: web, namespace: "+web+", port: 8080}]")), "no ReferenceGrant in namespace"},
+		"HTTPRouteInvalidBackendRefUnknownKind":               {httpRoute("r", "same-namespace", rules("", "backendRefs: [{kind: NonExistent, name: web, port: 8080}]")), "NonExistent"},
+		"HTTPRouteInvalidCrossNamespaceParentRef":             {routeOf("HTTPRoute", "r", web, "same-namespace", rules("", "infra-v1")), "takes no HTTPRoute of namespace"},
+		"HTTPRouteInvalidParentRefNotMatchingSectionName":     {httpRoute("r", "{name: same-namespace, sectionName: other}", rules("", "infra-v1")), "has no listener other"},
+		"HTTPRouteInvalidParentRefNotMatchingListenerPort":    {httpRoute("r", "{name: same-namespace, port: 81}", rules("", "infra-v1")), "has no listener with this port"},
+		"HTTPRouteAllBackendsWeightZero":                      {httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: infra-v1, port: 8080, weight: 0}]")), "weights of all backends are 0"},
+		"HTTPRouteInvalidParentRefSectionNameNotMatchingPort": {httpRoute("r", "{name: same-namespace, sectionName: http, port: 81}", rules("", "infra-v1")), "has no listener http with this port"},
+		"HTTPRouteInvalidReferenceGrant":                      {otherGrant + httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: web, namespace: "+web+", port: 8080}]")), "no ReferenceGrant in namespace"},
+		"HTTPRoutePartiallyInvalidViaInvalidReferenceGrant":   {otherGrant + httpRoute("r", "same-namespace", rules("", "backendRefs: [{name: web, namespace: "+web+", port: 8080}, {name: infra-v1, port: 8080}]")), "no ReferenceGrant in namespace"},
+		"GatewayInvalidRouteKind":                             {gatewayWith("g", "port: 81, protocol: HTTP, allowedRoutes: {kinds: [{kind: InvalidRoute}, {kind: HTTPRoute}]}"), `"InvalidRoute" is unknown`},
+		"GatewayListenerUnsupportedProtocol":                  {gatewayWith("g", "port: 81, protocol: example.com/invalid"), "it must be HTTP or HTTPS"},
+		"GatewaySecretMissingReferenceGrant":                  {strings.Replace(gatewayWith("g", "port: 444, protocol: HTTPS"), "certificate}", "certificate, namespace: "+web+"}", 1), "no ReferenceGrant in namespace"},
+		"two kinds of routes for a hostname": {httpRoute("r", "same-namespace", "  hostnames: [a.example.com]\n"+rules("", "infra-v1")) +
+			grpcRoute("r", "same-namespace", "  hostnames: [\"*.example.com\"]\n"+rules("", "infra-v1")), "allows one kind of route for a hostname"},
+		"HTTPRouteDisallowedKind": {routeOf("TLSRoute", "r", suiteNamespace, "same-namespace", rules("", "infra-v1")), "TLSRoute"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

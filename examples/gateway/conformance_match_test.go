@@ -125,6 +125,10 @@ func TestConformanceMatching(t *testing.T) {
 				{path: "/?animal=shark", status: 404}, {path: "/path4?animal=kraken", status: 404},
 				{path: "/path5?animal=hydra", to: "infra-v1"}, {path: "/?animal=hydra", header: "version: four", to: "infra-v3"},
 			}},
+		{"HTTPRouteRuleOrder", httpRoute("order", "same-namespace", rules(
+			"{path: {type: Exact, value: /rule-order}, "+with("x-version: one", "x-color: blue")+"}", "infra-v1",
+			"{path: {type: Exact, value: /rule-order}, "+with("x-color: blue", "x-version: one")+"}", "infra-v2")),
+			[]ask{{path: "/rule-order", header: "x-color: blue|x-version: one", to: "infra-v1"}}},
 		{"HTTPRouteNamedRouteRule", httpRoute("named", "same-namespace", "  rules:\n"+
 			"    - {name: named-rule, matches: ["+prefix("/named")+"], "+to("infra-v1")+"}\n"+
 			"    - {matches: ["+prefix("/unnamed")+"], "+to("infra-v2")+"}\n"),

@@ -41,19 +41,23 @@ import (
 //     HTTPRouteReferenceGrant without the grant, …AllBackendsWeightZero of both
 //     kinds, and a rule without backends). Here a folder with a fault does not
 //     load, and what was served before goes on; TestConformanceRefused has them.
+//     So it is with Gateways at fault (GatewayInvalid…, GatewaySecret…,
+//     GatewayListenerUnsupportedProtocol), and with a Service that is not there:
+//     HTTPRouteRuleOrder has such a rule, too.
 //   - BackendTLSPolicy, ListenerSet, TLSRoute, TCPRoute and UDPRoute, Passthrough,
-//     Service as a parent (GAMMA): other kinds of resources.
+//     Service as a parent (GAMMA): other kinds of resources. Client certificates
+//     (GatewayFrontend…, GatewayTLSBackend…) are a matter of flags.
 //   - HTTPRouteServiceTypes: where a Service is, is said by DNS or by flags.
 //   - Filters that the specification has for experiments, or not yet: ExternalAuth,
 //     DirectResponse, RequestRedirect of a backend, session persistence.
 
 // backends are the services of the suite: each says who it is and what it got.
 type backends struct {
-	urls map[string]string
+	urls map[string]string // with blanks between them
 	// What each service got, by service and path.
 	got chan string
 	// How often a path was asked for, for retries.
-	asked [8]atomic.Int64
+	asked [12]atomic.Int64
 }
 
 // seen is what a backend tells of a request.
@@ -103,6 +107,12 @@ func (b *backends) echo(name string) http.Handler {
 		if i, err := strconv.Atoi(query.Get("retry")); err == nil {
 			n, _ := strconv.ParseInt(query.Get("succeedAfter"), 10, 64)
 			if code, err := strconv.Atoi(query.Get("code")); err == nil && b.asked[i].Add(1) <= n {
+				if d, err := time.ParseDuration(query.Get("delayRetry")); err == nil {
+					select {
+					case <-time.After(d):
+					case <-r.Context().Done():
+					}
+				}
 				w.WriteHeader(code)
 				return
 			}
@@ -173,7 +183,9 @@ func (b *backends) serves(t *testing.T, manifests string, args ...string) *confo
 	}
 	for name, to := range b.urls {
 		if strings.Contains(manifests, "{name: "+name+",") {
-			args = append(args, "-upstream", name+"="+to)
+			for one := range strings.SplitSeq(to, " ") {
+				args = append(args, "-upstream", name+"="+one)
+			}
 		}
 	}
 	if strings.Contains(manifests, "protocol: HTTPS") {

@@ -151,6 +151,10 @@ func (o *options) findServices(b *built, v, old *version, observer gatemesh.Obse
 			continue
 		}
 		policy, _ := v.set.TrafficPolicy(d)
+		if policy.TLS == manifest.TLSMesh && o.meshCert == "" {
+			errs = append(errs, fmt.Errorf("%s: tls mode ISTIO_MUTUAL for %s takes -mesh-cert", policy.Position, upstreamName(d)))
+			continue
+		}
 		policy.Position = gatemesh.Position{}
 		var s *service
 		if old != nil && old.services[d] != nil && old.services[d].policy == policy {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/manifest"
@@ -48,8 +49,22 @@ func (o *options) policies(b *built, set *manifest.Set, self gatemesh.Workload) 
 		if policy.Position != (gatemesh.Position{}) {
 			out[u] = policy
 		}
+		if fault := o.faultOfTLS(policy.TLS, b.flags[i].URL); fault != "" {
+			errs = append(errs, fmt.Errorf("-upstream %s: %s, by the trafficPolicy at %s", upstreamName(u), fault, policy.Position))
+		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// faultOfTLS says what keeps an -upstream at url from being reached in mode.
+func (o *options) faultOfTLS(mode manifest.TLSMode, url string) string {
+	switch secure := strings.HasPrefix(url, "https://"); {
+	case mode == manifest.TLSMesh && (!secure || o.meshCert == ""):
+		return "tls mode ISTIO_MUTUAL takes an https URL and -mesh-cert"
+	case mode == manifest.TLSDisable && secure:
+		return "tls mode DISABLE takes an http URL"
+	}
+	return ""
 }
 
 // servedBy reports whether calls for d go to the -upstream u: of those in all
@@ -82,12 +97,13 @@ func (b *built) usePolicies(policies map[gatemesh.Destination]manifest.TrafficPo
 	var errs []error
 	for _, u := range b.flags {
 		d := serves(&u)
-		policy, said := policies[d]
+		policy := policies[d]
 		to := b.balanced[d]
 		if to == nil {
-			if said && observer != nil {
+			policy.Position, policy.TLS = gatemesh.Position{}, manifest.TLSUnset // which the URL says, too
+			if at := policies[d].Position; policy != (manifest.TrafficPolicy{}) && observer != nil {
 				observer.Observe(context.Background(), gatemesh.Event{Kind: gatemesh.EventNotice, Layer: "gateway", Message: fmt.Sprintf(
-					"the trafficPolicy at %s has no effect: -upstream %s is one URL, among which there is nothing to choose", policy.Position, upstreamName(d))})
+					"the trafficPolicy at %s has no effect: -upstream %s is one URL, among which there is nothing to choose", at, upstreamName(d))})
 			}
 			continue
 		}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -53,6 +55,35 @@ func TestTrafficPolicyOfOneURL(t *testing.T) {
 	assert.Equal(t, 1, f.log.count("all.yaml:26 has no effect: -upstream a is one URL"))
 }
 
+// A service is reached as its DestinationRule says, or the gateway does not start.
+func TestTrafficPolicyTLS(t *testing.T) {
+	t.Parallel()
+	start := func(policy string, args ...string) error {
+		o, err := parseFlags(append([]string{"-listen", "127.0.0.1:0", "-manifests", folderOf(t, routes("a", "")+destinationRule("a", policy))}, args...), nil)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // if it starts
+		defer cancel()
+		return o.serve(ctx, t.Output())
+	}
+	assert.ErrorContains(t, start("{tls: {mode: ISTIO_MUTUAL}}"), "all.yaml:26: tls mode ISTIO_MUTUAL for a.default:80 takes -mesh-cert")
+	assert.ErrorContains(t, start("{tls: {mode: ISTIO_MUTUAL}}", "-upstream", "a=http://127.0.0.1:1"), "-upstream a: tls mode ISTIO_MUTUAL takes an https URL")
+	for mode, scheme := range map[manifest.TLSMode]string{manifest.TLSUnset: "https", manifest.TLSMesh: "https", manifest.TLSDisable: "http"} {
+		s, err := (&options{meshCert: "cert.pem"}).byDNS(gatemesh.Destination{Service: "a", Namespace: "b", Port: 80}, manifest.TrafficPolicy{TLS: mode}, nil)
+		require.NoError(t, err)
+		assert.Equal(t, scheme+"://a.b.svc.cluster.local:80", s.upstream.URL)
+		require.NoError(t, s.pool.Close())
+	}
+	assert.Empty(t, (&options{meshCert: "cert.pem"}).faultOfTLS(manifest.TLSMesh, "https://x"))
+}
+
+// What the URL says as well is no policy without effect.
+func TestTrafficPolicyOfOneURLAndTLS(t *testing.T) {
+	t.Parallel()
+	f := startFollowed(t, routes("a", "")+destinationRule("a", "{tls: {mode: DISABLE}}"), func(*options) {}, "-upstream", "a="+naming(t, "A"))
+	assert.Equal(t, "200 A", f.ask("/a", nil))
+	assert.Zero(t, f.log.count("has no effect"))
+}
+
 // An -upstream for several destinations has one pool, and one policy.
 func TestTrafficPoliciesOfOneUpstream(t *testing.T) {
 	t.Parallel()
@@ -70,6 +101,10 @@ func TestTrafficPoliciesOfOneUpstream(t *testing.T) {
 	}{
 		{ports(""), []string{"a=http://x"}, "", nil},
 		{ports(destinationRule("a", random)), []string{"a=http://x"}, "", map[string]bool{"a": true}},
+		{ports(destinationRule("a", "{tls: {mode: ISTIO_MUTUAL}}")), []string{"a=http://x"}, "-upstream a: tls mode ISTIO_MUTUAL takes an https URL and -mesh-cert, by the trafficPolicy at all.yaml:", nil},
+		{ports(destinationRule("a", "{tls: {mode: ISTIO_MUTUAL}}")), []string{"a=https://x"}, "tls mode ISTIO_MUTUAL takes an https URL and -mesh-cert", nil},
+		{ports(destinationRule("a", "{tls: {mode: DISABLE}}")), []string{"a=https://x"}, "tls mode DISABLE takes an http URL", nil},
+		{ports(destinationRule("a", "{tls: {mode: DISABLE}}")), []string{"a=http://x"}, "", map[string]bool{"a": true}},
 		{ports(destinationRule("b", random)), []string{"a=http://x"}, "", nil},
 		{ports(perPort), []string{"a=http://x"}, "-upstream a: the DestinationRules say one thing about a.default:80 (", nil},
 		{ports(perPort), []string{"a=http://x", "a:81=http://y"}, "", map[string]bool{"a:81": true}},

@@ -18,6 +18,9 @@ import (
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 )
 
+// identityLifetime is longer than that of an edge, for people to type.
+const identityLifetime = 10 * time.Minute
+
 // develop makes a mesh to try the service with. In it, order-service may POST
 // payments. Delete this file in a service that goes to production.
 func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trust, err error) {
@@ -40,7 +43,7 @@ func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trus
 	}
 	edge := "https://edge." + self.TrustDomain
 	minter, err := identity.NewMinter(identity.MinterConfig{
-		Issuer: edge, Audience: []string{self.TrustDomain}, Key: identity.SigningKey{Private: private}, Lifetime: 10 * time.Minute,
+		Issuer: edge, Audience: []string{self.TrustDomain}, Key: identity.SigningKey{Private: private}, Lifetime: identityLifetime,
 	})
 	if err != nil {
 		return t, err
@@ -75,14 +78,15 @@ func develop(self gatemesh.Workload, folder, listen string, w io.Writer) (t trus
 	// Its certificate names a workload and no host, so curl cannot check it (-k);
 	// our own clients check the workload.
 	fmt.Fprintf(w, `
-This mesh is for development; it ends with this process.
-  cd %s
+This mesh is for development; it ends with this process, and the identity of
+its user after %[3]v.
+  cd %[1]s
   as_order="curl -sk --cert order-service.pem --key order-service-key.pem -H @identity.header"
   $as_order -X POST https://localhost:%[2]s/v1/payments/1      # 201
   $as_order https://localhost:%[2]s/v1/payments/1              # 403, and the log says why
   curl -sk -X POST https://localhost:%[2]s/v1/payments/1       # no certificate: no answer
 
-`, folder, port)
+`, folder, port, identityLifetime)
 	return trust{
 		source: source, keys: minter, issuer: edge, close: []func() error{source.Close, order.Close},
 		rules: []policy.Policy{{

@@ -2,6 +2,8 @@
 // workload and the user's identity verified and an AuthorizationPolicy judged
 // in process, before your handler in app.go runs. With -dev it makes a mesh of
 // its own to try it with; see -h.
+//
+// A copy needs one change: the import of paymentspb in grpc.go, which is yours then.
 package main
 
 import (
@@ -80,18 +82,27 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	if fs.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q; all settings are flags, see -h", fs.Arg(0))
 	}
-	if o.dev != "" {
-		return o, nil
-	}
-	required := []struct{ name, value string }{
+	given := []struct{ name, value string }{
 		{"-manifests", o.manifests}, {"-identity-jwks", o.identityJWKS}, {"-identity-issuer", o.identityIssuer},
+		{"-cert", o.cert}, {"-key", o.key}, {"-ca", o.ca}, {"-spire", o.spire}, {"-dev-ca", o.devCA},
 	}
 	var errs []error
+	if o.dev != "" {
+		for _, f := range given {
+			if f.value != "" {
+				errs = append(errs, fmt.Errorf("-dev has a mesh and a policy of its own; leave out %s", f.name))
+			}
+		}
+		return o, errors.Join(errs...)
+	}
+	required := given[:3]
 	switch files := o.cert != "" || o.key != "" || o.ca != ""; {
 	case o.spire != "" && o.devCA != "", files && o.spire+o.devCA != "":
 		errs = append(errs, errors.New("certificates come from one source: -cert, -key and -ca, or -spire, or -dev-ca"))
-	case o.spire+o.devCA == "":
-		required = append(required, []struct{ name, value string }{{"-cert", o.cert}, {"-key", o.key}, {"-ca", o.ca}}...)
+	case !files && o.spire+o.devCA == "":
+		errs = append(errs, errors.New("certificates come from -cert, -key and -ca, or -spire, or -dev-ca; one of them is required (or -dev FOLDER to try it)"))
+	case files:
+		required = given[:6]
 	}
 	for _, f := range required {
 		if f.value == "" {

@@ -139,8 +139,18 @@ func TestDev(t *testing.T) {
 
 func TestMistakes(t *testing.T) {
 	err := run(t.Context(), nil, io.Discard, nil)
-	for _, flag := range []string{"-cert", "-key", "-ca", "-manifests", "-identity-jwks", "-identity-issuer"} {
+	for _, flag := range []string{"-manifests", "-identity-jwks", "-identity-issuer"} {
 		assert.ErrorContains(t, err, flag+" is required (or -dev FOLDER to try it)")
+	}
+	assert.ErrorContains(t, err, "-cert, -key and -ca, or -spire, or -dev-ca; one of them is required")
+	assert.NotContains(t, err.Error(), "-cert is required", "there are others")
+	err = run(t.Context(), []string{"-cert", "x"}, io.Discard, nil)
+	for _, flag := range []string{"-key", "-ca"} {
+		assert.ErrorContains(t, err, flag+" is required")
+	}
+	for _, flag := range []string{"-manifests", "-identity-jwks", "-identity-issuer", "-cert", "-key", "-ca", "-spire", "-dev-ca"} {
+		err := run(t.Context(), []string{"-dev", t.TempDir(), flag, "x"}, io.Discard, nil)
+		assert.ErrorContains(t, err, "leave out "+flag, "nothing is ignored")
 	}
 	assert.ErrorContains(t, run(t.Context(), []string{"-dev", t.TempDir(), "-workload", "Payment"}, io.Discard, nil), "-workload Payment: ")
 	assert.ErrorContains(t, run(t.Context(), []string{"-dev", t.TempDir(), "extra"}, io.Discard, nil), `unexpected argument "extra"`)

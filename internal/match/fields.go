@@ -18,24 +18,27 @@ type Header struct {
 }
 
 // Holds reports whether the fields in are such fields.
-func (h *Header) Holds(in gatemesh.Header) bool {
+func (h *Header) Holds(in gatemesh.Header, w *Work) bool {
 	if v, ok := in.Only(h.Name); ok {
-		return h.Value.Holds(v) != h.Not
+		return h.Value.Holds(v, Field, w) != h.Not
 	}
 	return h.Not && in.Count(h.Name) == 0
 }
 
-// Query matches a parameter of a query that is present exactly once. One that
-// cannot be unescaped counts, and matches nothing: servers differ in whether
+// Parameter matches a parameter of a query that is present exactly once. One
+// that cannot be unescaped counts, and matches nothing: servers differ in whether
 // they drop it.
-type Query struct {
+type Parameter struct {
 	Name  string // unescaped
 	Value Value
 }
 
 // Holds reports whether a raw query has such a parameter. It allocates only for
 // a regular expression and a value that has to be unescaped.
-func (q *Query) Holds(raw string) bool {
+func (q *Parameter) Holds(raw string, w *Work) bool {
+	if !w.Afford(Query, stepsSearch*len(raw)) {
+		return false
+	}
 	value, found := "", false
 	for raw != "" {
 		var pair string
@@ -52,13 +55,13 @@ func (q *Query) Holds(raw string) bool {
 		}
 		value, found = v, true
 	}
-	return found && q.Value.holdsEscaped(value)
+	return found && q.Value.holdsEscaped(value, w)
 }
 
 // holdsEscaped is Holds for an escaped value of a query.
-func (v *Value) holdsEscaped(s string) bool {
+func (v *Value) holdsEscaped(s string, w *Work) bool {
 	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
-		return v.Holds(s)
+		return v.Holds(s, Query, w)
 	}
 	switch v.kind {
 	case Exact:
@@ -69,8 +72,17 @@ func (v *Value) holdsEscaped(s string) bool {
 	case Present:
 		return wellEscaped(s)
 	}
-	plain, err := url.QueryUnescape(s)
-	return err == nil && v.Holds(plain)
+	if s != w.escaped {
+		if !w.Afford(Query, stepsUnescape*len(s)) {
+			return false
+		}
+		plain, err := url.QueryUnescape(s)
+		if err != nil {
+			return false
+		}
+		w.escaped, w.plain = s, plain
+	}
+	return v.Holds(w.plain, Query, w)
 }
 
 // sameUnescaped reports whether escaped is want once unescaped.

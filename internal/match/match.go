@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
+	"unicode/utf8"
 )
 
 // Kind says how a value is compared.
@@ -26,6 +27,7 @@ type Value struct {
 	kind Kind
 	text string
 	re   *regexp.Regexp
+	cost int // of re
 }
 
 // NewValue compiles a comparison. The error says what is wrong without naming
@@ -36,6 +38,9 @@ func NewValue(kind Kind, text string) (v Value, err error) {
 	case Exact, Prefix:
 	case Regex:
 		v.re, err = Compile(text, false)
+		if err == nil {
+			v.cost = Cost(text, false)
+		}
 	case Present:
 		if text != "" {
 			err = errors.New("must be empty where any value will do")
@@ -46,15 +51,18 @@ func NewValue(kind Kind, text string) (v Value, err error) {
 	return v, err
 }
 
-// Holds reports whether s is such a value.
-func (v *Value) Holds(s string) bool {
+// Cost is that of its regular expression; see [Cost]. It is 0 if it has none.
+func (v *Value) Cost() int { return v.cost }
+
+// Holds reports whether s, a value of that part, is such a value.
+func (v *Value) Holds(s string, of Part, w *Work) bool {
 	switch v.kind {
 	case Exact:
 		return s == v.text
 	case Prefix:
 		return strings.HasPrefix(s, v.text)
 	case Regex:
-		return v.re.MatchString(s)
+		return w.Afford(of, v.cost*len(s)) && v.re.MatchString(s)
 	case Present:
 		return true
 	}
@@ -71,16 +79,9 @@ const (
 // Compile compiles a regular expression of RE2 that has to match the whole of
 // a value, with foldCase without regard to case.
 func Compile(pattern string, foldCase bool) (*regexp.Regexp, error) {
-	if len(pattern) > MaxRegex {
-		return nil, fmt.Errorf("is a regular expression of more than %d bytes", MaxRegex)
-	}
 	// By itself first: "a)(b" must not become whole by what is put around it.
-	tree, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil {
+	if _, err := program(pattern); err != nil {
 		return nil, err
-	}
-	if program, err := syntax.Compile(tree.Simplify()); err != nil || len(program.Inst) > MaxProgram {
-		return nil, fmt.Errorf("is a regular expression that compiles to more than %d instructions", MaxProgram)
 	}
 	flags := "(?:"
 	if foldCase {
@@ -89,18 +90,46 @@ func Compile(pattern string, foldCase bool) (*regexp.Regexp, error) {
 	return regexp.Compile(`\A` + flags + pattern + `)\z`)
 }
 
-// Cost returns how many instructions a pattern of [Compile] has, each of which
-// may have to be looked at for each byte of a value.
-func Cost(pattern string) int {
+// CompileSearch compiles a regular expression of RE2 that is searched for within
+// a value, and returns how many instructions may have to be looked at for each
+// byte by each search.
+func CompileSearch(pattern string) (*regexp.Regexp, int, error) {
+	p, err := program(pattern)
+	if err != nil {
+		return nil, 0, err
+	}
+	re, err := regexp.Compile(pattern)
+	return re, len(p.Inst), err
+}
+
+func program(pattern string) (*syntax.Prog, error) {
+	if len(pattern) > MaxRegex {
+		return nil, fmt.Errorf("is a regular expression of more than %d bytes", MaxRegex)
+	}
 	tree, err := syntax.Parse(pattern, syntax.Perl)
 	if err != nil {
-		return MaxProgram
+		return nil, err
 	}
-	program, err := syntax.Compile(tree.Simplify())
+	p, err := syntax.Compile(tree.Simplify())
+	if err != nil || len(p.Inst) > MaxProgram {
+		return nil, fmt.Errorf("is a regular expression that compiles to more than %d instructions", MaxProgram)
+	}
+	return p, nil
+}
+
+// Cost returns how many instructions a pattern of [Compile] has that may have to
+// be looked at for each byte of a value: not those of the text that it begins
+// with, which is compared once, nor the two of which every program ends in one.
+func Cost(pattern string, foldCase bool) int {
+	p, err := program(pattern)
 	if err != nil {
 		return MaxProgram
 	}
-	return len(program.Inst)
+	text := 0
+	if !foldCase {
+		text = utf8.RuneCountInString(Literal(pattern, false))
+	}
+	return max(1, len(p.Inst)-2-text)
 }
 
 // Literal returns how every value begins that a pattern of [Compile] matches as

@@ -22,6 +22,12 @@ func value(t testing.TB, kind match.Kind, text string) match.Value {
 	return v
 }
 
+// plenty is work enough.
+func plenty() *match.Work {
+	w := match.NewWork(1 << 40)
+	return &w
+}
+
 func TestValue(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -39,10 +45,10 @@ func TestValue(t *testing.T) {
 	} {
 		v := value(t, tt.kind, tt.text)
 		for _, s := range tt.yes {
-			assert.True(t, v.Holds(s), "%d %q %q", tt.kind, tt.text, s)
+			assert.True(t, v.Holds(s, match.Field, plenty()), "%d %q %q", tt.kind, tt.text, s)
 		}
 		for _, s := range tt.no {
-			assert.False(t, v.Holds(s), "%d %q %q", tt.kind, tt.text, s)
+			assert.False(t, v.Holds(s, match.Field, plenty()), "%d %q %q", tt.kind, tt.text, s)
 		}
 	}
 	for _, tt := range []struct {
@@ -82,7 +88,7 @@ func TestHeader(t *testing.T) {
 		require.NoError(t, err)
 		holds := func(v match.Value, not bool) bool {
 			h := match.Header{Name: "X-A", Value: v, Not: not}
-			return h.Holds(c.Header())
+			return h.Holds(c.Header(), plenty())
 		}
 		assert.Equal(t, tt.is, holds(value(t, match.Exact, "a"), false), "%q", tt.values)
 		assert.Equal(t, tt.isNot, holds(value(t, match.Exact, "a"), true), "not: %q", tt.values)
@@ -131,19 +137,19 @@ func TestQuery(t *testing.T) {
 		{match.Present, "", "ab=1", false},        //
 		{match.Present, "", "&&a&", true},         //
 	} {
-		q := match.Query{Name: "a", Value: value(t, tt.kind, tt.text)}
-		assert.Equal(t, tt.want, q.Holds(tt.raw), "%d %q ? %s", tt.kind, tt.text, tt.raw)
+		q := match.Parameter{Name: "a", Value: value(t, tt.kind, tt.text)}
+		assert.Equal(t, tt.want, q.Holds(tt.raw, plenty()), "%d %q ? %s", tt.kind, tt.text, tt.raw)
 	}
 }
 
 func TestAllocations(t *testing.T) {
 	raw := "page=2&tenant=%61cme&n%61me=b+c&flag"
-	for _, q := range []match.Query{
+	for _, q := range []match.Parameter{
 		{Name: "tenant", Value: value(t, match.Exact, "acme")}, {Name: "name", Value: value(t, match.Prefix, "b ")},
 		{Name: "flag", Value: value(t, match.Present, "")},
 	} {
-		require.True(t, q.Holds(raw), q.Name)
-		assert.Zero(t, testing.AllocsPerRun(100, func() { q.Holds(raw) }), q.Name)
+		require.True(t, q.Holds(raw, plenty()), q.Name)
+		assert.Zero(t, testing.AllocsPerRun(100, func() { w := match.NewWork(1 << 10); q.Holds(raw, &w) }), q.Name)
 	}
 }
 
@@ -191,8 +197,8 @@ func FuzzQuery(f *testing.F) {
 			if kind == match.Regex && strings.ContainsRune(text, '\uFFFD') {
 				continue // which also stands for what is not UTF-8
 			}
-			q := match.Query{Name: name, Value: v}
-			require.Equal(t, once && is(values[0]), q.Holds(raw), "%d", kind)
+			q := match.Parameter{Name: name, Value: v}
+			require.Equal(t, once && is(values[0]), q.Holds(raw, plenty()), "%d", kind)
 		}
 	})
 }

@@ -14,6 +14,7 @@ const (
 	reasonFailures reason = iota + 1
 	reasonRate
 	reasonUnreachable
+	reasons
 )
 
 func (r reason) String() string {
@@ -137,6 +138,7 @@ func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, d 
 	d, repeats := ejectFor(cfg, now, e.out.Load(), e.repeats.Load())
 	e.repeats.Store(repeats)
 	e.ejections.Add(1)
+	p.counts.ejected[why].Add(1)
 	e.reason.Store(int32(why))
 	e.told.Store(true)
 	// Back in, the next failure of any kind is one too many.

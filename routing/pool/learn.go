@@ -27,6 +27,7 @@ func (p *Pool) learn(v *version, targets []Target, err error, now time.Time) {
 		return
 	}
 	var e gatemesh.Event
+	p.counts.looked[outcomeOf(err)].Add(1)
 	if err == nil {
 		e = p.succeeded(s, found, total, now)
 	} else {

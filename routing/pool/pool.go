@@ -44,8 +44,9 @@ type Pool struct {
 	seen    time.Time      // when the last good lookup ended
 	lost    []lostEndpoint // at most MaxEndpoints, for at most Ejection.Max
 
-	limit changeLimit   // of what is told of endpoints
-	outs  chan struct{} // somebody was ejected
+	limit  changeLimit   // of what is told of endpoints
+	counts counts        // for metrics
+	outs   chan struct{} // somebody was ejected
 
 	ejecting sync.Mutex // so that two ejections do not pass the ceiling together
 
