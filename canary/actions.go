@@ -77,7 +77,7 @@ func (r *Rollout) Abort(ctx context.Context) error {
 	}
 	_ = r.wait(context.Background()) // whoever has the turn gives it back in storeTimeout
 	defer r.pass()
-	if p, now := r.config.Latest(), time.Now(); !r.state.ended() && r.state.ID == p.ID {
+	if p, now := r.config.Latest(), time.Now(); !r.state.ended() {
 		r.fallBack(p, now, why(r.state))
 		r.publish(p, now)
 	}

@@ -213,6 +213,25 @@ func TestOneClientDecidesNothing(t *testing.T) {
 			s[stable].Groups[3] = seen{nCalls: 1_000_000, nFailed: 1_000_000}
 			return s
 		}, bad},
+		{"two clients fail", func() *samples {
+			s := quiet() // the second counts as much as four in the middle
+			s[canary].Groups[3], s[canary].Groups[4] = seen{1_000_000, 1_000_000}, seen{1_000_000, 999_999}
+			return s
+		}, bad},
+		{"four failures are none", func() *samples {
+			s := &samples{spread(100, 0), {}}
+			for g := range 5 {
+				s[canary].Groups[g] = seen{1, 1}
+			}
+			return s
+		}, few},
+		{"and five are", func() *samples {
+			s := &samples{spread(100, 0), {}}
+			for g := range 6 {
+				s[canary].Groups[g] = seen{1, 1}
+			}
+			return s
+		}, bad},
 		{"only one client", func() *samples {
 			s := &samples{}
 			s[stable], s[canary] = spread(100, 0), tally{}
@@ -222,6 +241,15 @@ func TestOneClientDecidesNothing(t *testing.T) {
 		{"nobody's calls", func() *samples {
 			s := &samples{}
 			s[stable].Groups[vouched], s[canary].Groups[vouched] = seen{1000}, seen{1000, 50}
+			return s
+		}, bad},
+		{"too few of the stable one", func() *samples { return &samples{spread(1, 0), spread(100, 0)} }, few},
+		{"one of few clients makes most calls", func() *samples { // of seven, it counts as four times the middle one
+			s := &samples{}
+			for g := range 7 {
+				s[stable].Groups[g], s[canary].Groups[g] = seen{100}, seen{100, 20}
+			}
+			s[canary].Groups[6] = seen{1_000_000}
 			return s
 		}, bad},
 		{"too few", func() *samples { return &samples{spread(100, 0), spread(1, 0)} }, few},
@@ -270,6 +298,9 @@ func TestLatency(t *testing.T) {
 	assert.InDelta(t, 33*time.Millisecond, l[1], float64(7*time.Millisecond))
 	a.MaxLatency = 25 * time.Millisecond
 	assert.Equal(t, a.MaxLatency, a.limits(s)[1])
+	a.MaxLatency = 5 * time.Millisecond
+	assert.Equal(t, [3]time.Duration{l[0], a.MaxLatency, l[2]}, *a.limits(s), "it is the 95th percentile's alone")
+	a.MaxLatency = 25 * time.Millisecond
 	assert.Nil(t, a.limits(&samples{}), "nothing is known")
 
 	slow := func(v int, q int, each uint32) {

@@ -185,11 +185,11 @@ func (s *FileStore) read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // it was only read
-	data, err := io.ReadAll(io.LimitReader(f, maxValue+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxValue))
 	if err != nil {
 		return nil, err
 	}
-	if len(data) < sumLength || len(data) > maxValue || !bytes.Equal(data[:sumLength], []byte(sumOf(data[sumLength:]))) {
+	if len(data) < sumLength || !bytes.Equal(data[:sumLength], []byte(sumOf(data[sumLength:]))) {
 		return nil, fmt.Errorf("%s is damaged", name)
 	}
 	return data[sumLength:], nil

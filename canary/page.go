@@ -140,7 +140,7 @@ type view struct {
 	Phase, Class, StepText       string
 	Replicas, Halt, ShareText    string
 	Change                       uint64
-	Away, Paused, Ended          bool
+	Away, Known, Paused, Ended   bool
 	ShareWidth                   string
 	Marks                        []string
 	Versions                     []versionView
@@ -187,20 +187,25 @@ func viewOf(s Status) view {
 		Replicas: "1 replica", ShareWidth: point(share * 1000),
 		ShareText: s.Versions[canary].Subset + " gets " + percent(share),
 	}
-	if s.State.Phase == "" {
-		v.Phase, v.Ended = "unknown", true
+	if v.Known = s.State.Phase != ""; !v.Known {
+		v.Phase = "unknown"
+	}
+	for i, of := range s.Versions {
+		v.Versions = append(v.Versions, versionOf(of, [2]string{"stable", "canary"}[i]))
 	}
 	if s.Replicas > 1 {
 		v.Replicas = strconv.Itoa(s.Replicas) + " replicas"
 	}
-	if v.StepText = "ended"; !v.Ended {
-		v.StepText = fmt.Sprintf("step %d of %d for %v", s.State.Step+1, len(s.Steps), s.State.Elapsed.Truncate(time.Second))
+	switch {
+	case v.Ended:
+		v.StepText = v.ID + " · ended"
+	case !v.Known:
+		v.StepText = v.Versions[canary].Subset + " gets nobody until the store has been read"
+	default:
+		v.StepText = v.ID + " · " + fmt.Sprintf("step %d of %d for %v", s.State.Step+1, len(s.Steps), s.State.Elapsed.Truncate(time.Second))
 	}
 	for _, step := range s.Steps {
 		v.Marks = append(v.Marks, point(step.Percent*10))
-	}
-	for i, of := range s.Versions {
-		v.Versions = append(v.Versions, versionOf(of, [2]string{"stable", "canary"}[i]))
 	}
 	v.Line, v.Area = chart(s)
 	for _, e := range slices.Backward(s.State.History) {

@@ -71,6 +71,19 @@ func TestPlan(t *testing.T) {
 	assert.Equal(t, Promoted, q.next(fewer, fine, time.Hour, at).Phase, "there are fewer steps than before")
 }
 
+// TestStatesAreNotShared: of two that follow one state neither is changed by the
+// other, as when a try to save one has failed.
+func TestStatesAreNotShared(t *testing.T) {
+	t.Parallel()
+	s := State{History: make([]Entry, 1, 8), ID: "v1", Past: make([]string, 1, 8)}
+	p, q := testPlan(t, Step{Percent: 5}), testPlan(t, Step{Percent: 7})
+	a := p.begin(s, time.Unix(0, 0))
+	text := a.History[1].Text
+	q.begin(State{History: s.History, ID: "v0", Past: s.Past}, time.Unix(1, 0))
+	assert.Equal(t, text, a.History[1].Text)
+	assert.Equal(t, []string{"", "v1"}, a.Past)
+}
+
 func TestHistoryIsBounded(t *testing.T) {
 	t.Parallel()
 	p, s := testPlan(t, Step{Percent: 5}), State{}

@@ -1,10 +1,12 @@
 package canary
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -49,7 +51,7 @@ type replica struct {
 	known    bool // state is from the store
 	told     uint64
 	entered  time.Time // when the step began, by our clock
-	rolled   string    // why we have rolled back on our own, until the store knows
+	rolled   rolled    // back on our own, until the store knows
 	away     bool      // the store is
 	beat     uint64
 	beats    map[string]beat
@@ -60,6 +62,10 @@ type replica struct {
 	together *samples
 	alarm    alarm
 }
+
+// rolled is why we have rolled back on our own what has that ID in our
+// configuration.
+type rolled struct{ id, why string }
 
 // beat is when a report of another replica was seen to be new, by our clock.
 type beat struct {
@@ -272,13 +278,11 @@ func (r *Rollout) learn(p *plan, doc *document, now time.Time) State {
 	switch {
 	case s.ID == p.ID:
 		r.claimed = p.ID
-		if r.rolled != "" {
-			if !s.ended() {
-				s = p.rollBack(s, now, r.rolled)
-			}
-		}
 	case r.claimed != p.ID && !slices.Contains(s.Past, p.ID):
 		s = p.begin(s, now)
+	}
+	if s.ID == p.ID && r.rolled.id == p.ID && !s.ended() {
+		s = p.rollBack(s, now, r.rolled.why)
 	}
 	if !r.known || s.Since != r.state.Since {
 		r.entered = now
@@ -291,8 +295,8 @@ func (r *Rollout) learn(p *plan, doc *document, now time.Time) State {
 
 // take makes s the state of this process.
 func (r *Rollout) take(p *plan, s State, now time.Time) {
-	if r.rolled != "" {
-		r.rolled, r.told = "", s.Changes // it was told when it happened
+	if r.rolled.id != "" {
+		r.rolled, r.told = rolled{}, s.Changes // it was told when it happened
 	}
 	if s.ID == p.ID {
 		r.claimed = p.ID
@@ -314,21 +318,22 @@ func (r *Rollout) alone(p *plan, now time.Time) {
 	own := r.own()
 	f := r.alarm.judge(&p.Analysis, own, r.limits.Load(), r.names, r.state.Since)
 	r.together = own
-	if f.quality != bad || !r.known || r.state.ID != p.ID || r.state.ended() {
+	if f.quality != bad || !r.known || r.state.ended() {
 		return
 	}
 	r.fallBack(p, now, "rolled back from "+shareText(r.share.Load())+" without the store: "+f.text)
 }
 
-// fallBack rolls back here, and has the others told when the store is there.
+// fallBack rolls back here, whatever is known, and has the others told when the
+// store is there, unless they are at something that is not ours by then.
 func (r *Rollout) fallBack(p *plan, now time.Time, why string) {
-	r.rolled = why
+	r.rolled = rolled{p.ID, why}
 	r.share.Store(0)
 	s := p.rollBack(r.state, now, why)
+	s.ID, s.Since = cmp.Or(s.ID, p.ID), math.MaxUint64 // which is no change of the store: what is seen now is of no other share
 	r.totals.changed(s.Phase)
 	r.observe(p, gatemesh.EventFault, s.History[len(s.History)-1].Text, nil)
 	r.state = s
-	r.told = s.Changes
 	r.since = s.Since
 	r.begin(now)
 }

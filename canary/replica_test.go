@@ -382,6 +382,7 @@ func TestForeignContents(t *testing.T) {
 		{"long text of an entry", state(`"share":700,"history":[{"text":%q}]`, strings.Repeat("x", maxText+1)), 0, true},
 		{"long history", state(`"share":700,"history":[%s{}]`, strings.Repeat("{},", maxHistory)), 0, true},
 		{"long past", state(`"share":700,"past":[%s""]`, strings.Repeat(`"",`, maxPast)), 0, true},
+		{"long seed", `{"stable":"v1","canary":"v2","seed":"` + strings.Repeat("x", maxText+1) + `","state":{"id":"v2","phase":"running","share":700}}`, 0, true},
 		{"time in the future", state(`"share":700,"history":[{"at":"9999-12-31T23:59:59Z"}]`), 700, false},
 		{"last change", state(`"share":700,"changes":18446744073709551615,"since":18446744073709551615`), 700, false},
 		{"too large", state(`"share":700`) + strings.Repeat(" ", maxValue), 0, true},

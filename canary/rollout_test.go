@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -179,6 +180,11 @@ func TestWhatCountsAsFailure(t *testing.T) {
 		{name: "gRPC", grpc: true, o: gatemesh.Outcome{Status: 200, Reached: true}, calls: 1},
 		{name: "gRPC not found", grpc: true, o: gatemesh.Outcome{Status: 200, Code: gatemesh.NotFound, Reached: true}, calls: 1},
 		{name: "gRPC unavailable", grpc: true, o: gatemesh.Outcome{Status: 200, Code: gatemesh.Unavailable, Reached: true}, calls: 1, failed: 1},
+		{name: "gRPC unknown", grpc: true, o: gatemesh.Outcome{Code: gatemesh.Unknown, Reached: true}, calls: 1, failed: 1},
+		{name: "gRPC internal", grpc: true, o: gatemesh.Outcome{Code: gatemesh.Internal, Reached: true}, calls: 1, failed: 1},
+		{name: "gRPC data loss", grpc: true, o: gatemesh.Outcome{Code: gatemesh.DataLoss, Reached: true}, calls: 1, failed: 1},
+		{name: "gRPC deadline", grpc: true, o: gatemesh.Outcome{Code: gatemesh.DeadlineExceeded}, calls: 1, failed: 1},
+		{name: "refused by us as not found, after an attempt", inbound: true, o: gatemesh.Outcome{Code: gatemesh.NotFound, Denial: gatemesh.Deny(gatemesh.NotFound, "x", "x"), Attempts: 1}},
 		{name: "gRPC unimplemented", grpc: true, o: gatemesh.Outcome{Code: gatemesh.Unimplemented, Reached: true}, calls: 1},
 		{name: "gRPC data loss", grpc: true, o: gatemesh.Outcome{Code: gatemesh.DataLoss, Reached: true}, calls: 1, failed: 1},
 		{name: "inbound, handler panicked", inbound: true, o: gatemesh.Outcome{Status: 500, Panicked: true}, calls: 1, failed: 1},
@@ -292,7 +298,38 @@ canary: RolloutConfig.Steps[6].Duration must not be negative`)
 	require.EqualError(t, err, `canary: Config.Rollouts[0] is nil
 canary: Config.Rollouts[2]: service orders.production has a rollout already`)
 	require.Error(t, r.Update(canary.RolloutConfig{}))
-	require.ErrorContains(t, r.Update(canary.RolloutConfig{
-		Service: "orders", Stable: "v1", Canary: "v2", Steps: []canary.Step{{Percent: 1}}, Store: canary.NewMemoryStore(),
-	}), "cannot be changed")
+
+	cfg := canary.RolloutConfig{
+		Service: "orders", Namespace: "production", Stable: "v1", Canary: "v2", Steps: []canary.Step{{Percent: 1}}, Store: canary.NewMemoryStore(),
+	}
+	one, err := canary.NewRollout(cfg)
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, one.Close()) }()
+	for name, change := range map[string]func(*canary.RolloutConfig){
+		"service":   func(c *canary.RolloutConfig) { c.Service = "users" },
+		"namespace": func(c *canary.RolloutConfig) { c.Namespace = "" },
+		"stable":    func(c *canary.RolloutConfig) { c.Stable = "v0" },
+		"canary":    func(c *canary.RolloutConfig) { c.Canary = "v3" },
+		"store":     func(c *canary.RolloutConfig) { c.Store = canary.NewMemoryStore() },
+	} {
+		other := cfg
+		change(&other)
+		require.ErrorContains(t, one.Update(other), "cannot be changed", name)
+	}
+	for name, change := range map[string]func(*canary.RolloutConfig){
+		"Service":              func(c *canary.RolloutConfig) { c.Service = strings.Repeat("x", 254) },
+		"ID":                   func(c *canary.RolloutConfig) { c.ID = "a\nb" },
+		"Interval":             func(c *canary.RolloutConfig) { c.Interval = time.Minute + 1 },
+		"Steps":                func(c *canary.RolloutConfig) { c.Steps = nil },
+		"Steps[1].Percent":     func(c *canary.RolloutConfig) { c.Steps = []canary.Step{{Percent: 2}, {Percent: 1}} },
+		"Analysis.Window":      func(c *canary.RolloutConfig) { c.Analysis.Window = 4 * time.Second },
+		"Analysis.Window is":   func(c *canary.RolloutConfig) { c.Analysis.Window = time.Hour + 1 },
+		"Analysis.ErrorMargin": func(c *canary.RolloutConfig) { c.Analysis.ErrorMargin = 1.5 },
+		"Analysis.LatencyRati": func(c *canary.RolloutConfig) { c.Analysis.LatencyRatio = 1001 },
+	} {
+		other := cfg
+		change(&other)
+		require.ErrorContains(t, one.Update(other), "canary: RolloutConfig."+name)
+	}
+	require.NoError(t, one.Update(cfg), "the old one goes on")
 }

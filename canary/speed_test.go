@@ -10,11 +10,13 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// rollouts is how many rollouts TestHowFastAndHowSure makes of each kind. The
-// figures beside it are those of 10,000:
+// rollouts is how many rollouts TestHowFastAndHowSure makes of each kind. Of
+// 10,000, 5 % were found after 54 s (median; 95 % of them after 110 s, all after
+// 328) with 10 calls a second of each version, after 6 (9, 14) with 100, and after
+// 2 (2, 3) with 1,000:
 //
 //	go test -run HowFast -v -timeout 0 ./canary -canary.rollouts 10000
-var rollouts = flag.Int("canary.rollouts", 12, "rollouts of each kind that are simulated")
+var rollouts = flag.Int("canary.rollouts", 5, "rollouts of each kind that are simulated")
 
 // course is a rollout of a day's traffic, as its Analysis sees it every second.
 type course struct {

@@ -216,6 +216,21 @@ func TestUserKey(t *testing.T) {
 	assert.Equal(t, 1, both([]callOption{from("2001:db8::1")}, []callOption{from("2001:db8::ffff:1")}, 1), "one /64")
 	assert.Equal(t, 1, both([]callOption{from("::ffff:192.0.2.9")}, []callOption{from("192.0.2.9")}, 1))
 
+	customer := func(address string) []callOption {
+		return []callOption{from(address), func(in *gatemesh.CallInfo) {
+			in.Principal = gatemesh.NewPrincipal(gatemesh.PrincipalInfo{Consumer: "customer"})
+		}}
+	}
+	for i := range 20 {
+		assert.Equal(t, 1, both(customer("192.0.2.1"), customer(fmt.Sprint("198.51.100.", i)), 1), "a consumer, wherever it is")
+	}
+	// A call that we make for somebody, in our own name.
+	for i := range 20 {
+		parent := call(t, as(fmt.Sprint("parent-", i)))
+		own := func(in *gatemesh.CallInfo) { in.Parent, in.Destination = parent, users }
+		assert.Equal(t, 1, both([]callOption{as("ours")}, []callOption{as("ours"), own}, 1), "who is named on it goes before")
+	}
+
 	differ := func(name string, pair func(i int) (a, b callOption)) {
 		n := 0
 		for i := range 400 {

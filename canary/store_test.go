@@ -7,7 +7,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -34,8 +36,13 @@ func TestStores(t *testing.T) {
 				require.NoError(t, err)
 				assert.Empty(t, value)
 				assert.Empty(t, rev)
-				first, err := s.Save(ctx, key, []byte("one"), "")
+				one := []byte("one")
+				first, err := s.Save(ctx, key, one, "")
 				require.NoError(t, err)
+				copy(one, "XXX")
+				got, _, err := s.Load(ctx, key)
+				require.NoError(t, err)
+				copy(got, "XXX") // neither is the store's
 				_, err = s.Save(ctx, key, []byte("two"), "")
 				require.ErrorIs(t, err, canary.ErrConflict)
 				value, rev, err = s.Load(ctx, key)
@@ -166,6 +173,47 @@ func TestFilesAreHostile(t *testing.T) {
 		_, err = s.Save(ctx, "k", nil, "x")
 		require.ErrorContains(t, err, "no revision")
 	})
+	t.Run("what processes that died left behind", func(t *testing.T) {
+		t.Parallel()
+		dir, _ := setUp(t)
+		old, fresh := filepath.Join(dir, ".new.OLD"), filepath.Join(dir, ".new.FRESH")
+		require.NoError(t, os.WriteFile(old, nil, 0o600))
+		require.NoError(t, os.WriteFile(fresh, nil, 0o600))
+		require.NoError(t, os.Chtimes(old, time.Time{}, time.Now().Add(-2*time.Hour)))
+		fileStore(t, dir)
+		assert.NoFileExists(t, old)
+		assert.FileExists(t, fresh, "somebody may be writing it")
+		assert.FileExists(t, filepath.Join(dir, "k.2"))
+	})
+	t.Run("a revision in between is gone", func(t *testing.T) {
+		t.Parallel()
+		dir, s := setUp(t)
+		require.NoError(t, os.Remove(filepath.Join(dir, "k.1")))
+		require.NoError(t, os.Rename(filepath.Join(dir, "k.2"), filepath.Join(dir, "k.3")))
+		_, err := s.Save(ctx, "k", []byte("late"), "1")
+		require.ErrorIs(t, err, canary.ErrConflict, "it would not be the latest")
+	})
+	t.Run("a pipe", func(t *testing.T) {
+		t.Parallel()
+		dir, s := setUp(t)
+		require.NoError(t, syscall.Mkfifo(filepath.Join(dir, "k.3"), 0o600))
+		value, _, err := s.Load(ctx, "k")
+		require.NoError(t, err, "nobody waits for its other end")
+		assert.Equal(t, "two", string(value))
+	})
+	t.Run("the highest number there is", func(t *testing.T) {
+		t.Parallel()
+		dir, s := setUp(t)
+		require.NoError(t, os.Symlink("k.2", filepath.Join(dir, "k.18446744073709551615")))
+		value, rev, err := s.Load(ctx, "k")
+		require.NoError(t, err)
+		assert.Equal(t, "two", string(value))
+		_, err = s.Save(ctx, "k", []byte("three"), rev)
+		require.Error(t, err, "nothing comes behind it")
+		value, _, err = s.Load(ctx, "k")
+		require.NoError(t, err)
+		assert.Equal(t, "two", string(value))
+	})
 	_, err := canary.NewFileStore("")
-	require.Error(t, err)
+	require.EqualError(t, err, "canary: NewFileStore: dir is required")
 }

@@ -196,7 +196,7 @@ func (t *Transport) keep(list []*Endpoint) {
 // send has a request go out on a connection of c.
 func (t *Transport) send(c *conns, r *http.Request) (*http.Response, error) {
 	resp, err := c.current.Load().RoundTrip(r)
-	if err == nil && resp.ProtoMajor == 1 {
+	if err == nil {
 		if says, ok := keepAlive(resp.Header["Keep-Alive"]); ok {
 			t.atMost(c, says)
 		}

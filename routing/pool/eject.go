@@ -61,8 +61,7 @@ func (e *Endpoint) failed(began, at int64, unreachable bool) {
 	e.failedAt.Store(at)
 	n := e.failures.Add(1)
 	e.recent.add(at, cfg.Window, true)
-	// Attempts that were under way when e was ejected say nothing new.
-	if cfg.Disable || began < e.out.Load() {
+	if cfg.Disable {
 		return
 	}
 	switch {
@@ -100,7 +99,7 @@ func (p *Pool) tryEject(e *Endpoint, began, now int64, why reason) (s *state, d 
 	p.ejecting.Lock()
 	defer p.ejecting.Unlock()
 	s = p.state.Load()
-	if began < e.out.Load() { // another attempt was faster
+	if began < e.out.Load() { // an attempt that was under way when e was ejected says nothing new
 		return s, 0
 	}
 	cfg := &s.version.Ejection

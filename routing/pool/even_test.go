@@ -26,6 +26,8 @@ type village struct {
 	answered map[string]int
 	pauses   int // the answer, of whoever is first to make so many, that takes 10 ms, or 0
 	dialed   int
+	ended    int
+	header   func(http.Header) // what answers have besides, or nil
 	servers  sync.WaitGroup
 }
 
@@ -36,10 +38,16 @@ func (v *village) DialContext(_ context.Context, _, addr string) (net.Conn, erro
 	time.Sleep(5 * time.Millisecond)
 	ours, theirs := net.Pipe()
 	v.servers.Go(func() {
-		_ = http.Serve(&oneConn{Conn: theirs}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		_ = http.Serve(&oneConn{Conn: theirs}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			v.mu.Lock()
 			v.answered[addr]++
-			took := 0.5 * math.Exp(0.2*v.rand.NormFloat64())
+			took := 0.5
+			if v.rand != nil {
+				took *= math.Exp(0.2 * v.rand.NormFloat64())
+			}
+			if v.header != nil {
+				v.header(w.Header())
+			}
 			if v.answered[addr] == v.pauses {
 				v.pauses = 0
 				took = 10
@@ -47,8 +55,18 @@ func (v *village) DialContext(_ context.Context, _, addr string) (net.Conn, erro
 			v.mu.Unlock()
 			time.Sleep(time.Duration(took * float64(time.Millisecond)))
 		}))
+		v.mu.Lock()
+		v.ended++
+		v.mu.Unlock()
 	})
 	return ours, nil
+}
+
+// open returns how many connections there are.
+func (v *village) open() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.dialed - v.ended
 }
 
 // oneConn is a listener that accepts one connection, and ends with it.

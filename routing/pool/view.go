@@ -35,9 +35,9 @@ func (e *Endpoint) isIn(now int64) bool { return e.out.Load() <= now && !e.unhea
 // panics reports whether so few of n endpoints are in that all are used.
 func (cfg *Config) panics(in, n int) bool {
 	if cfg.MinHealthPercent == 0 {
-		return in == 0 || in < n-mayBeOut(n, cfg.Ejection.MaxPercent)
+		return in < n-mayBeOut(n, cfg.Ejection.MaxPercent) // one always stays in
 	}
-	return in == 0 || in*100 < n*cfg.MinHealthPercent
+	return in*100 < n*cfg.MinHealthPercent
 }
 
 // newView returns the view of list, which is not empty, at now.
@@ -70,9 +70,6 @@ func newView(s *state, changes uint64, now int64, list []*Endpoint) *view {
 		}
 	}
 	v.nearShare = nearShare(near, far, zones(list), cfg.ZoneLoad)
-	if v.nearShare == 1 && cfg.Balancer != RingHash {
-		v.far = group{}
-	}
 	v.near.scale()
 	v.far.scale()
 	if cfg.Balancer == RingHash && s.ring != nil {
