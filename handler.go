@@ -60,7 +60,14 @@ func (h *entryHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	canonicalURL(r2, &x.call)
-	h.next.ServeHTTP(&x.w, r2)
+	serveCopy(h.next, &x.w, r2, r)
+}
+
+// serveCopy has next serve r, which stands for of. Of the latter, net/http removes
+// the files that a handler has made of a form.
+func serveCopy(next http.Handler, w http.ResponseWriter, r, of *http.Request) {
+	defer func() { of.MultipartForm = r.MultipartForm }()
+	next.ServeHTTP(w, r)
 }
 
 // end runs when the handler has returned or panicked.
@@ -223,7 +230,7 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		WriteDenial(w, r, d)
 		return
 	}
-	h.next.ServeHTTP(w, judged(ctx, x, r))
+	serveCopy(h.next, w, judged(ctx, x, r), r)
 }
 
 // noCall refuses a request that came to a gate past its Entry. On its own, it
@@ -292,7 +299,7 @@ func GateHandler(l Layer, o Observer) func(http.Handler) http.Handler {
 				WriteDenial(w, r, d)
 				return
 			}
-			next.ServeHTTP(w, judged(ctx, x, r))
+			serveCopy(next, w, judged(ctx, x, r), r)
 		})
 	}
 }

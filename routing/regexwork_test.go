@@ -254,16 +254,31 @@ func TestF10_Origin(t *testing.T) {
 // refused when it is loaded.
 func TestF10_TooManyInstructions(t *testing.T) {
 	t.Parallel()
-	table := func(n int) routing.Config {
-		var cfg routing.Config
-		for i := range n {
-			cfg.Routes = append(cfg.Routes, routing.Route{Name: fmt.Sprint("r", i), Matches: []routing.Match{{
-				Headers: []routing.HeaderMatch{{Name: "X-A", Type: routing.MatchRegex, Value: fmt.Sprintf("[a-z]{20}%d", i)}}}},
-				Filters: routing.Filters{Response: &routing.Response{Status: 200}}})
-		}
-		return cfg
+	value := func(i int) *routing.ValueMatch {
+		return &routing.ValueMatch{Type: routing.MatchRegex, Value: fmt.Sprintf("[a-z]{400}%d", i)}
 	}
-	newRouter(t, table(600))
-	_, err := routing.New(table(1000))
-	require.ErrorContains(t, err, `more than 16384 instructions`)
+	for name, of := range map[string]func(i int) routing.Match{
+		"field": func(i int) routing.Match {
+			return routing.Match{Headers: []routing.HeaderMatch{{Name: "X-A", Type: routing.MatchRegex, Value: value(i).Value}}}
+		},
+		"parameter": func(i int) routing.Match {
+			return routing.Match{Query: []routing.QueryMatch{{Name: "a", Type: routing.MatchRegex, Value: value(i).Value}}}
+		},
+		"authority": func(i int) routing.Match { return routing.Match{Authority: value(i)} },
+		"method":    func(i int) routing.Match { return routing.Match{Methods: value(i)} },
+		"path": func(i int) routing.Match {
+			return routing.Match{Path: routing.PathMatch{Type: routing.PathRegex, Value: "/" + value(i).Value}}
+		},
+	} {
+		table := func(n int) (cfg routing.Config) {
+			for i := range n {
+				cfg.Routes = append(cfg.Routes, routing.Route{Name: fmt.Sprint("r", i), Matches: []routing.Match{of(i)},
+					Filters: routing.Filters{Response: &routing.Response{Status: 200}}})
+			}
+			return cfg
+		}
+		newRouter(t, table(30))
+		_, err := routing.New(table(50))
+		require.ErrorContains(t, err, `more than 16384 instructions`, name)
+	}
 }

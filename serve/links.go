@@ -297,7 +297,7 @@ func (c *conn) ReadFrom(r io.Reader) (n int64, err error) {
 		defer func() { l.N -= n }()
 	}
 	for left > 0 && c.bounded() {
-		part := &io.LimitedReader{R: r, N: min(left, 4*piece)}
+		part := &io.LimitedReader{R: r, N: min(left, piece)}
 		m, err := io.Copy(c.Conn, part)
 		n, left = n+m, left-m
 		if err != nil || part.N > 0 { // at its end

@@ -255,7 +255,7 @@ func (w stallWriter) EnableFullDuplex() error {
 }
 
 func (w stallWriter) WriteHeader(status int) {
-	if status < 100 || status > 199 || status == http.StatusSwitchingProtocols {
+	if status > 199 { // 101 is followed by Hijack
 		w.s.began()
 	}
 	w.writer.WriteHeader(status)
