@@ -262,7 +262,7 @@ func TestEdge_TicketNames(t *testing.T) {
 	t.Parallel()
 	root := newAuthority(t)
 	e := newEdge(t, mtls.EdgeConfig{Certificates: []tls.Certificate{
-		root.site(t, "a.example", "b.example"), root.site(t, "c.example"), root.site(t, "b.example", "a.example"),
+		root.site(t, "a.example", "b.example"), root.site(t, "c.example", "d.example"), root.site(t, "b.example", "a.example"),
 	}})
 	for _, version := range versions {
 		for name, want := range map[string]bool{"a.example": true, "b.example": true, "c.example": false} {
