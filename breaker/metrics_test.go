@@ -83,7 +83,7 @@ func TestBreakerMetrics(t *testing.T) {
 func TestRetryMetrics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r, err := NewRetry(RetryConfig{})
+		r, err := NewRetry(RetryConfig{MinPerSecond: 1}) // which lends 6
 		require.NoError(t, err)
 		rt := outbound(t, r.Layer()).Transport(newUpstream(status(http.StatusServiceUnavailable)))
 		for range 10 {
