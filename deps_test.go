@@ -73,6 +73,8 @@ var forbidden = map[string]struct {
 	"k8s.io/":                          {"would bring its module graph to every user", nil},
 	"sigs.k8s.io/":                     {"would bring its module graph to every user", nil},
 	"go.opentelemetry.io/otel/sdk":     {"belongs to the application", nil},
+	"go.opentelemetry.io/otel/export":  {"belongs to the application", nil},
+	"go.opentelemetry.io/contrib/":     {"belongs to the application", nil},
 	"github.com/prometheus/":           {"belongs to the application", nil},
 	"github.com/stretchr/testify":      {"only in test files", nil},
 	"github.com/failsafe-go/failsafe-": {"belongs in breaker", []string{"breaker", "auth", "manifest", "auth/policy/policytest"}},

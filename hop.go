@@ -107,11 +107,11 @@ func ParseHop(s string) (h Hop, err error) {
 }
 
 func hopNumber(s string, least, most int) (int, bool) {
-	if !isDigits(s) || len(s) > 9 {
+	if !isDigits(s) {
 		return 0, false
 	}
-	n, _ := strconv.Atoi(s) // digits are a number
-	return n, least <= n && n <= most
+	n, err := strconv.Atoi(s)
+	return n, err == nil && least <= n && n <= most
 }
 
 func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
@@ -263,7 +263,6 @@ func (x *Exchange) retries() (left int, ours bool) {
 	var err error
 	defer func() {
 		if err != nil {
-			ours = false
 			observe(x.Context(), x.observer, Event{Kind: EventPanic, Layer: x.out.by.retries, Call: &x.call, Err: err})
 		}
 	}()

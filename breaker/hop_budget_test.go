@@ -144,7 +144,8 @@ func TestRetriesLeft(t *testing.T) {
 			change: func(c *RetryConfig) { c.MinPerSecond = 0.01 },
 			want:   []string{"retries=1", "attempt=2, retries=0"}, then: []string{"retries=0"},
 		},
-		"by the caller": {hop: "retries=5", want: []string{"retries=5"}},
+		"by the caller":           {hop: "retries=5", want: []string{"retries=5"}},
+		"by one who says no more": {hop: "attempt=2", want: []string{"attempt=2"}},
 		"despite him": {
 			change: func(c *RetryConfig) { c.DespiteCaller = true }, hop: "retries=1",
 			want: []string{"retries=1", "attempt=2, retries=0"},

@@ -255,7 +255,7 @@ func (r *Retry) Retries(_ context.Context, c *gatemesh.Call) (left int, ours boo
 		}
 		left = min(left, b.available(time.Now(), cfg.MinPerSecond))
 	}
-	return max(0, left), true
+	return left, true
 }
 
 // budget returns the budget of d, or nil if there is no place for it.

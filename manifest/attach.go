@@ -170,7 +170,7 @@ func shares(hostnames []text, hostname string) bool {
 // intersect returns the more specific of two hostnames if one covers the
 // other. "" covers every host, and "*.example.com" all names below it.
 func intersect(a, b string) (string, bool) {
-	if len(a) < len(b) {
+	if len(a) < len(b) || len(a) == len(b) && strings.HasPrefix(a, "*.") {
 		a, b = b, a
 	}
 	switch {

@@ -127,3 +127,15 @@ func TestBadInput_Regex(t *testing.T) {
 			"8: VirtualService default/v: spec.http[0].match[0]."+match+".regex: \"[a\" is not a regular expression (RE2): missing closing ]")
 	}
 }
+
+// Numbers that one reader takes for another than the next.
+func TestBadInput_Digits(t *testing.T) {
+	t.Parallel()
+	const rule = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: v}\nspec:\n  hosts: [a]\n  http:\n  - fault: {abort: {httpStatus: 503, percentage: {value: VALUE}}}\n    route: [{destination: {host: a}}]\n"
+	for _, value := range []string{"1e1", "0x10", "+1", ".5", "1_0", ".inf", ".nan", "0o17"} {
+		refuses(t, strings.Replace(rule, "VALUE", value, 1), "7: VirtualService default/v: spec.http[0].fault.abort.percentage.value: must be written in plain decimal digits")
+	}
+	for _, weight := range []string{"010", "+1", "0o10", "0x1"} {
+		refuses(t, route("[{name: b, port: 1, weight: "+weight+"}]"), "12: HTTPRoute default/r: spec.rules[0].backendRefs[0].weight: must be written in plain decimal digits")
+	}
+}

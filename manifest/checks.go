@@ -133,7 +133,7 @@ func (c *checks) text(s scope, t *text) {
 	case len(c.enum) > 0 && !slices.Contains(c.enum, t.V):
 		s.fault(t.mark, "%s is unknown; it must be %s", quote(t.V), strings.Join(c.enum, " or "))
 	case c.format != "":
-		if wrong := formatFault(c.format, t.V); wrong != "" {
+		if wrong := s.formatFault(c.format, t.V); wrong != "" {
 			s.fault(t.mark, "%s %s", quote(t.V), wrong)
 		}
 	}

@@ -38,8 +38,9 @@ func (f fault) Error() string {
 
 // faults collects what is wrong with a set.
 type faults struct {
-	list  []fault
-	count int
+	list    []fault
+	count   int
+	regexes int // what all of them compile to, see costOf
 }
 
 func (f *faults) add(one fault) {

@@ -87,14 +87,23 @@ func (r *grpcRule) check(s scope) {
 
 func (g *grpcRouteSpec) check(s scope) {
 	checkParents(s, g.ParentRefs)
-	matches := 0
 	seen := make(names)
 	for i := range g.Rules {
-		r := &g.Rules[i]
-		matches += max(1, len(r.Matches))
-		checkRuleName(s, seen, &r.Name, r.mark)
+		checkRuleName(s, seen, &g.Rules[i].Name, g.Rules[i].mark)
+	}
+	matches := 0 // of rules with some, as in the CRD
+	for i := range g.Rules {
+		matches += len(g.Rules[i].Matches)
 	}
 	checkMatchCount(s, g.sub("rules"), matches)
+}
+
+// matches is how many there are.
+func (g *grpcRouteSpec) matches() (n int) {
+	for i := range g.Rules {
+		n += max(everyMatch, len(g.Rules[i].Matches))
+	}
+	return n
 }
 
 // linkGRPCRoute checks what r refers to.
@@ -179,7 +188,7 @@ func (m *methodMatch) routing() routing.PathMatch {
 		}
 		return routing.PathMatch{Type: routing.PathRegex, Value: "/" + part(service) + "/" + part(method)}
 	case service == "":
-		return routing.PathMatch{Type: routing.PathRegex, Value: "/[^/]+/" + regexp.QuoteMeta(method)}
+		return routing.PathMatch{Type: routing.PathRegex, Value: "/[^/]+/" + method}
 	case method == "":
 		return routing.PathMatch{Type: routing.PathPrefix, Value: "/" + service}
 	}

@@ -89,7 +89,7 @@ func (p *pathMatch) check(s scope) {
 	if p.Type.V == "RegularExpression" {
 		format = "regex"
 	}
-	if wrong := formatFault(format, p.Value.V); wrong != "" {
+	if wrong := s.formatFault(format, p.Value.V); wrong != "" {
 		s.fault(p.Value.mark, "%s %s", quote(p.Value.V), wrong)
 	}
 }
@@ -102,7 +102,7 @@ func checkRegex(s scope, kind, value *text) {
 	if kind.V != "RegularExpression" {
 		return
 	}
-	if wrong := formatFault("regex", value.V); wrong != "" {
+	if wrong := s.formatFault("regex", value.V); wrong != "" {
 		s.fault(value.mark, "%s %s", quote(value.V), wrong)
 	}
 }
@@ -213,14 +213,19 @@ func (h *httpRouteSpec) check(s scope) {
 		h.Rules = []routeRule{{mark: h.mark}} // as the CRD has it: every call, with nobody to go to
 	}
 	checkParents(s, h.ParentRefs)
-	matches := 0
 	seen := make(names)
 	for i := range h.Rules {
-		r := &h.Rules[i]
-		matches += max(1, len(r.Matches))
-		checkRuleName(s, seen, &r.Name, r.mark)
+		checkRuleName(s, seen, &h.Rules[i].Name, h.Rules[i].mark)
 	}
-	checkMatchCount(s, h.sub("rules"), matches)
+	checkMatchCount(s, h.sub("rules"), h.matches()) // of which a rule has one at least, as in the CRD
+}
+
+// matches is how many there are.
+func (h *httpRouteSpec) matches() (n int) {
+	for i := range h.Rules {
+		n += max(everyMatch, len(h.Rules[i].Matches))
+	}
+	return n
 }
 
 func checkRuleName(s scope, seen names, name *text, at mark) {

@@ -23,6 +23,7 @@ func TestAttach(t *testing.T) {
 		api     = `{name: api, port: 443, protocol: HTTPS, hostname: api.example.com}`
 		www     = `{name: www, port: 443, protocol: HTTPS, hostname: www.example.com}`
 		wild    = `{name: wild, port: 443, protocol: HTTPS, hostname: "*.example.com"}`
+		one     = `{name: one, port: 443, protocol: HTTPS, hostname: x.example.com}`
 		open    = `{name: open, port: 443, protocol: HTTPS, hostname: open.example.com, allowedRoutes: {namespaces: {from: All}}}`
 		grpc    = `{name: grpc, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}`
 		both    = `{name: both, port: 443, protocol: HTTPS, allowedRoutes: {kinds: [{kind: GRPCRoute}, {group: gateway.networking.k8s.io, kind: HTTPRoute}]}}`
@@ -48,6 +49,9 @@ func TestAttach(t *testing.T) {
 		"same":                   {"", api, ref, `[api.example.com]`, []string{"api"}, ""},
 		"wild listener":          {"", wild, ref, `[a.b.example.com]`, []string{"wild"}, ""},
 		"wild route":             {"", api, ref, `["*.example.com"]`, []string{"api"}, ""},
+		"wild and one letter":    {"", one, ref, `["*.example.com"]`, []string{"one"}, ""},
+		"one letter and wild":    {"", wild, ref, `[x.example.com]`, []string{"wild"}, ""},
+		"same wild":              {"", wild, ref, `["*.example.com"]`, []string{"wild"}, ""},
 		"wild both":              {"", wild, ref, `["*.a.example.com"]`, []string{"wild"}, ""},
 		"one of its hosts":       {"", api, ref, `[www.example.com, api.example.com]`, []string{"api"}, ""},
 		"wild is not its parent": {"", wild, ref, `[example.com]`, nil, nowhere},

@@ -49,7 +49,10 @@ type Set struct {
 // and returns no Set if there is one; who reloads keeps the Set from before, as
 // a [Watcher] does. A folder without such a file is an error, and so are a file
 // above 1 MiB, more than 1000 files, and more than 64 MiB of them. Names that
-// begin with ".#" are locks of an editor and no files.
+// begin with ".#" are locks of an editor and no files. What files amount to is
+// bounded as well: matches of routes, counted for each listener and hostname
+// that they are for, by 500,000, those of VirtualServices, counted for each host,
+// by 100,000, and what regular expressions compile to.
 func LoadDir(dir string) (*Set, error) {
 	return loaded(readFS(os.DirFS(dir), dir))
 }
@@ -120,6 +123,7 @@ func (set *Set) link() {
 	linkTargets(set, set.policies, func(s *authorizationSpec) targetRefs { return s.Targets })
 	linkTargets(set, set.requestAuths, func(s *requestAuthSpec) targetRefs { return s.Targets })
 	set.linkRoutes()
+	set.boundServices()
 	set.linkServices()
 }
 
@@ -131,17 +135,23 @@ func (set *Set) linkRoutes() {
 	sortRoutes(set.httpRoutes)
 	sortRoutes(set.grpcRoutes)
 	var http, grpc []aRoute
+	matches := make(map[any]int)
 	for _, r := range set.httpRoutes {
 		http = append(http, asRoute("HTTPRoute", r, r.Spec.ParentRefs, r.Spec.Hostnames))
 		set.linkHTTPRoute(r, allowed)
+		matches[r] = r.Spec.matches()
 	}
 	for _, r := range set.grpcRoutes {
 		grpc = append(grpc, asRoute("GRPCRoute", r, r.Spec.ParentRefs, r.Spec.Hostnames))
 		set.linkGRPCRoute(r, allowed)
+		matches[r] = r.Spec.matches()
 	}
+	places := 0
 	for _, list := range [][]aRoute{http, grpc} {
 		for i := range list {
-			set.attached[list[i].key] = set.attach(&list[i])
+			r := &list[i]
+			set.attached[r.key] = set.attach(r)
+			set.boundRoutes(r, matches[r.key], &places)
 		}
 	}
 	set.linkKinds(http, grpc)

@@ -23,10 +23,11 @@ import (
 )
 
 // maze returns a leaf and nine intermediates of one name and key, so that each
-// may be the issuer of each: crypto/x509 tries a hundred signatures.
+// may be the issuer of each: crypto/x509 tries a hundred signatures. With P-521,
+// that takes 70 ms.
 func maze(t *testing.T, of string, ids ...*url.URL) tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	name := &x509.Certificate{Subject: pkix.Name{CommonName: of}}
 	issue := func(c *x509.Certificate, public crypto.PublicKey) []byte {
@@ -51,8 +52,7 @@ func maze(t *testing.T, of string, ids ...*url.URL) tls.Certificate {
 }
 
 // A stranger's certificates must not keep us busy with signatures by the
-// stranger's own keys: 5 KB of them would cost 70 ms. Crypto/x509 says so when it
-// has given up.
+// stranger's own keys. Crypto/x509 says so when it has given up.
 func TestF10_MazeOfIntermediates(t *testing.T) {
 	t.Parallel()
 	root := newAuthority(t)

@@ -99,6 +99,10 @@ type Config struct {
 	// Health is the address of the plain port for probes: /healthz says that
 	// the process lives, /readyz that it wants traffic. Default: no such port.
 	Health string
+	// Metrics answers /metrics on the Health port, such as a handler of Prometheus.
+	// That port asks nobody who they are: what it shows must be no secret, and
+	// whoever can reach it can have it collect. Default: none.
+	Metrics http.Handler
 	// Ready reports why the process does not want traffic yet. It is asked by
 	// /readyz, by many goroutines at once. Default: it does.
 	Ready func() error
@@ -175,6 +179,9 @@ func (c Config) validate() error {
 			errs = append(errs, fmt.Errorf("serve: Config.Servers[%d].TLS must be nil with GRPC: its credentials terminate TLS", i))
 		}
 	}
+	if c.Metrics != nil && c.Health == "" {
+		errs = append(errs, errors.New("serve: Config.Metrics needs Health"))
+	}
 	if c.Logger == nil {
 		errs = append(errs, errors.New("serve: Config.Logger is required"))
 	}
@@ -218,7 +225,7 @@ func Run(ctx context.Context, cfg Config) error {
 	var p phase
 	servers := append([]Server(nil), cfg.Servers...)
 	if cfg.Health != "" {
-		servers = append(servers, Server{Name: "health", Addr: cfg.Health, Handler: probes(&p.draining, cfg.Ready)})
+		servers = append(servers, Server{Name: "health", Addr: cfg.Health, Handler: probes(&p.draining, cfg.Ready, cfg.Metrics)})
 	}
 	if err := listen(ctx, servers); err != nil {
 		if ctx.Err() != nil {
@@ -358,8 +365,11 @@ func listen(ctx context.Context, servers []Server) error {
 	return err
 }
 
-func probes(draining *atomic.Bool, ready func() error) http.Handler {
+func probes(draining *atomic.Bool, ready func() error, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
+	if metrics != nil {
+		mux.Handle("GET /metrics", metrics)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		switch {

@@ -117,6 +117,27 @@ func TestProbes(t *testing.T) {
 	ready.Store(true)
 	code, _ = get(t, base+"/readyz")
 	assert.Equal(t, 200, code)
+	code, _ = get(t, base+"/metrics")
+	assert.Equal(t, 404, code, "there are none")
+	require.NoError(t, stop())
+}
+
+// Metrics are on the health port, and on no other.
+func TestMetrics(t *testing.T) {
+	cfg := serve.Config{
+		Servers: []serve.Server{{Name: "app", Addr: "127.0.0.1:0", Handler: http.NotFoundHandler()}},
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "calls 1\n") }),
+	}
+	noPort := cfg
+	noPort.Logger = quiet
+	require.EqualError(t, serve.Run(t.Context(), noPort), "serve: Config.Metrics needs Health")
+	cfg.Health = "127.0.0.1:0"
+	addrs, stop := start(t, cfg)
+	code, body := get(t, "http://"+addrs["health"].String()+"/metrics")
+	assert.Equal(t, 200, code)
+	assert.Equal(t, "calls 1\n", body)
+	code, _ = get(t, "http://"+addrs["app"].String()+"/metrics")
+	assert.Equal(t, 404, code)
 	require.NoError(t, stop())
 }
 

@@ -1,6 +1,6 @@
 // Package trace says what happened: it starts a span for every call that a
 // service receives and one for every call that it makes, carries the trace from
-// service to service, and puts its ids into log lines. It uses the OpenTelemetry
+// service to service, puts its ids into log lines, and counts. It uses the OpenTelemetry
 // API alone; SDK, sampler and exporter are the application's:
 //
 //	otel.SetTracerProvider(provider) // before or after New
@@ -54,6 +54,19 @@
 // for what is the server's doing (5xx, panics, truncated responses, the
 // corresponding codes of gRPC) and, outbound, for every answer that is not a
 // success; a caller that went away is noted in gatemesh.canceled.
+//
+// # Metrics
+//
+// [Metrics] is an Observer that counts: durations of calls by who called whom,
+// route and class of the answer, refusals by reason, further attempts, panics and
+// faults. [Metrics.Register] has components asked for their own numbers, as
+// the state of breakers or how long a certificate is valid, whenever somebody
+// collects. docs/metrics.md lists them all, and says what bounds their number.
+//
+// Durations do not have the names of the semantic conventions for HTTP and RPC,
+// as http.server.request.duration: these are by method and status, which say
+// nothing of who calls whom, and stand beside ours if otelhttp or otelgrpc are in
+// use, which would count each call twice.
 //
 // # Beside otelhttp and otelgrpc
 //

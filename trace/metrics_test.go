@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -158,4 +159,19 @@ func TestMetricsOfGlobalProvider(t *testing.T) {
 	assert.Equal(t, 1, it.asked)
 	require.NoError(t, m.Close())
 	assert.Len(t, p.collect(t), 1, "events are counted all the same")
+}
+
+// Where nothing is recorded, nothing is kept for it.
+func TestMetricsOff(t *testing.T) {
+	t.Parallel()
+	told := &observer{}
+	m := newMetrics(t, trace.MetricsConfig{MeterProvider: noop.NewMeterProvider(), MaxSeries: 10, Observer: told})
+	for i := range 30 {
+		e := finished(t, gatemesh.CallInfo{Destination: gatemesh.Destination{Service: strconv.Itoa(i)}}, gatemesh.Outcome{Status: 200})
+		e.Denial = gatemesh.Deny(gatemesh.Internal, strconv.Itoa(i), "")
+		for _, e.Kind = range []gatemesh.EventKind{gatemesh.EventFinished, gatemesh.EventDenied, gatemesh.EventRetried, gatemesh.EventHedged} {
+			m.Observe(t.Context(), e)
+		}
+	}
+	assert.Empty(t, told.events, "a table is full that should be empty")
 }

@@ -76,11 +76,7 @@ func (o *options) balanceDNS(u *routing.Upstream, cfg pool.DNSConfig, policy man
 
 // balance has each call to u go to one of the endpoints that who finds, by policy.
 func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifest.TrafficPolicy, observer gatemesh.Observer) (*balanced, error) {
-	name := u.Service
-	if u.Namespace != "" {
-		name += "." + u.Namespace
-	}
-	out := &balanced{cfg: pool.Config{Name: name, Resolver: who, Observer: observer}, policy: policy}
+	out := &balanced{cfg: pool.Config{Name: upstreamName(serves(u)), Resolver: who, Observer: observer}, policy: policy}
 	cfg := out.cfg
 	policy.Configure(&cfg)
 	var err error
@@ -94,6 +90,7 @@ func (o *options) balance(u *routing.Upstream, who pool.Resolver, policy manifes
 // follow has what the manifests say about u reach its pool.
 func (b *built) follow(u *routing.Upstream, endpoints *balanced) {
 	b.closes = append(b.closes, endpoints.pool.Close)
+	b.measured = append(b.measured, endpoints.pool)
 	b.balanced[serves(u)] = endpoints
 }
 
@@ -108,6 +105,7 @@ func (b *built) buildCalls(observer gatemesh.Observer) error {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return err
 	}
+	b.measured = append(b.measured, again, health)
 	b.edge.AfterRoute = []gatemesh.Layer{tracer.Layer()}
 	b.edge.Outbound = []gatemesh.Layer{tracer.Span(), again.Layer(), health.Layer()}
 	if b.minter != nil {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
@@ -58,7 +59,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.Var(&o.listen, "listen", "`address` of the front door (default :8080); or PORT=ADDRESS, repeatable, for each port of the Gateway in -manifests, as -listen 80=:8080 -listen 443=:8443. Listeners of HTTPS speak TLS, those of HTTP do not")
 	fs.StringVar(&o.admin, "admin", "", "loopback `address` that shows the configuration at /config; with -rollout, a page at /rollouts that shows them and lets whoever reaches it pause, resume, promote and roll back; and with -identity-key its public key at /jwks.json")
-	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints")
+	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, and /readyz, which waits for the first answers about keys and endpoints; and for /metrics, in the format of Prometheus")
 	fs.StringVar(&o.manifests, "manifests", "", "`folder` of Gateway, HTTPRoute, GRPCRoute, VirtualService, DestinationRule, AuthorizationPolicy and RequestAuthentication YAML, which is followed; without a policy that selects -workload, nobody may call")
 	fs.StringVar(&o.workload, "workload", "main-gateway.default", "who the gateway is for AuthorizationPolicies, as `name.namespace`; its label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain` of the mesh")
@@ -163,22 +164,32 @@ type built struct {
 
 	bound     map[uint16]net.Listener // by port of the Gateway; nil with one address for all
 	encrypted map[uint16]bool         // which of these speak TLS
-	version   *version                // of the manifests; or nil
+	version   atomic.Pointer[version] // of the manifests; or nil
 
 	// What the flags say, whatever the manifests do.
 	flags    []routing.Upstream
 	balanced map[gatemesh.Destination]*balanced // those of them with several endpoints
 	flagAuth *auth.Config                       // or nil
 	ready    readiness
+	measured []gatemesh.Measurable // beside those of the version and of the edge
 	closes   []func() error
 }
 
 func (b *built) close() {
-	if b.version != nil {
-		b.version.close(nil)
+	if v := b.version.Load(); v != nil {
+		v.close(nil)
 	}
 	for _, c := range slices.Backward(b.closes) {
 		_ = c() // the process is about to end
+	}
+}
+
+// self is who we are.
+func (o *options) self() gatemesh.Workload {
+	name, namespace, _ := strings.Cut(o.workload, ".")
+	return gatemesh.Workload{
+		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
+		Labels: map[string]string{"app": name},
 	}
 }
 
@@ -188,11 +199,7 @@ func (o *options) build(observer gatemesh.Observer) (b *built, err error) {
 		Upstreams: slices.Clone(o.upstreams), TrustedProxies: o.trusted,
 		ClientLimit: o.clientRate.Limit, ConsumerLimit: o.rate.Limit, Observer: observer,
 	}}
-	name, namespace, _ := strings.Cut(o.workload, ".")
-	b.edge.Workload = gatemesh.Workload{
-		Name: name, TrustDomain: o.trustDomain, Namespace: namespace, ServiceAccount: name,
-		Labels: map[string]string{"app": name},
-	}
+	b.edge.Workload = o.self()
 	err = errors.Join(o.byList(b, observer), o.bySRV(b, observer), o.buildAuth(b, observer), o.buildTLS(b, observer), o.buildMesh(b, observer), b.buildCalls(observer),
 		o.secure(b, b.edge.Upstreams), o.checkPlainText(o.upstreams))
 	b.flags, b.flagAuth = b.edge.Upstreams, b.edge.Auth
@@ -288,6 +295,7 @@ func (o *options) keySource(b *built, observer gatemesh.Observer) (auth.KeySourc
 		return nil, fmt.Errorf("-jwks: %w", err)
 	}
 	b.closes = append(b.closes, keys.Close)
+	b.measured = append(b.measured, keys)
 	b.ready.keys(keys)
 	return keys, nil
 }
@@ -316,8 +324,11 @@ func (o *options) buildMesh(b *built, observer gatemesh.Observer) error {
 	if err != nil {
 		return err
 	}
-	b.mesh, err = mtls.New(mtls.Config{Source: files, Authorize: members, Observer: observer})
-	return err
+	if b.mesh, err = mtls.New(mtls.Config{Source: files, Authorize: members, Observer: observer}); err != nil {
+		return err
+	}
+	b.measured = append(b.measured, b.mesh)
+	return nil
 }
 
 // secure has the upstreams at https URLs called as members of the mesh.

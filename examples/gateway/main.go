@@ -52,7 +52,18 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 
 func (o *options) serve(ctx context.Context, w io.Writer) error {
 	log := slog.New(gatemesh.LogHandler(trace.LogHandler(slog.NewJSONHandler(w, nil))))
-	b, err := o.build(gatemesh.SlogObserver(log))
+	observer := gatemesh.SlogObserver(log)
+	var metrics *trace.Metrics
+	var exported http.Handler
+	if o.health != "" { // else nobody could read them
+		var err error
+		if metrics, exported, err = newMetrics(o.self(), log); err != nil {
+			return err
+		}
+		defer func() { _ = metrics.Close() }() // the process is about to end
+		observer = gatemesh.Observers(observer, metrics)
+	}
+	b, err := o.build(observer)
 	if err != nil {
 		return err
 	}
@@ -62,8 +73,13 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = g.Close() }() // the process is about to end
+	if metrics != nil {
+		if _, err := metrics.Register("", components{b, g}); err != nil {
+			return err
+		}
+	}
 	if !b.plain {
-		followed, err := o.follow(b, g, gatemesh.SlogObserver(log))
+		followed, err := o.follow(b, g, observer)
 		if err != nil {
 			return err
 		}
@@ -82,6 +98,6 @@ func (o *options) serve(ctx context.Context, w io.Writer) error {
 		servers = append(servers, serve.Server{Name: "admin", Addr: o.admin, Handler: localOnly(admin)})
 	}
 	return serve.Run(ctx, serve.Config{
-		Servers: servers, Health: o.health, Ready: b.ready.check, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: o.started,
+		Servers: servers, Health: o.health, Metrics: exported, Ready: b.ready.check, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: o.started,
 	})
 }

@@ -63,17 +63,19 @@ func (o *options) buildManifests(b *built, observer gatemesh.Observer) error {
 		return err
 	}
 	b.edge.Manifests = set
-	if b.version, err = o.newVersion(b, set, nil, observer); err != nil {
+	v, err := o.newVersion(b, set, nil, observer)
+	if err != nil {
 		return err
 	}
-	b.edge = b.version.edge
-	if err := b.usePolicies(b.version.policies, observer); err != nil {
+	b.version.Store(v)
+	b.edge = v.edge
+	if err := b.usePolicies(v.policies, observer); err != nil {
 		return err
 	}
-	for _, s := range b.version.services {
+	for _, s := range v.services {
 		b.ready.pool(s.name, s.pool)
 	}
-	for _, keys := range b.version.keys.KeySets() {
+	for _, keys := range v.keys.KeySets() {
 		b.ready.keys(keys)
 	}
 	return nil
@@ -234,19 +236,19 @@ const warmup = 5 * time.Second
 func (o *options) follow(b *built, g *edge.Gateway, observer gatemesh.Observer) (stop func(), err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w, err := manifest.NewWatcher(manifest.WatcherConfig{
-		Dir: o.manifests, Current: b.version.set, Interval: o.reread, Observer: observer,
+		Dir: o.manifests, Current: b.version.Load().set, Interval: o.reread, Observer: observer,
 		Apply: func(set *manifest.Set) error {
-			v, err := o.newVersion(b, set, b.version, observer)
+			old := b.version.Load()
+			v, err := o.newVersion(b, set, old, observer)
 			if err != nil {
 				return err
 			}
-			v.warm(ctx, b.version)
+			v.warm(ctx, old)
 			if err := g.Update(v.edge); err != nil {
-				v.close(b.version)
+				v.close(old)
 				return err
 			}
-			old := b.version
-			b.version = v
+			b.version.Store(v)
 			old.close(v)
 			return b.usePolicies(v.policies, observer)
 		},

@@ -120,6 +120,7 @@ func (o *options) startRollouts(b *built, observer gatemesh.Observer) error {
 			return fmt.Errorf("-rollout %s: %w", rolloutName(&cfg), err)
 		}
 		b.closes = append(b.closes, r.Close)
+		b.measured = append(b.measured, r)
 		b.edge.Rollouts = append(b.edge.Rollouts, r)
 	}
 	return nil

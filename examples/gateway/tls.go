@@ -79,6 +79,7 @@ func (o *options) buildTLS(b *built, observer gatemesh.Observer) error {
 		return err
 	}
 	b.closes = append(b.closes, e.Close)
+	b.measured = append(b.measured, e)
 	b.tls = e.TLSConfig()
 	return nil
 }

@@ -67,7 +67,9 @@ func TestCopy(t *testing.T) {
 		"# 403, and the log says why": 403,
 		"# no certificate: no answer": 0,
 	}, got)
-	assert.Equal(t, http.StatusOK, curl{url: "http://" + health + "/readyz"}.do(ctx, t))
+	for _, path := range []string{"/readyz", "/metrics"} {
+		assert.Equal(t, http.StatusOK, curl{url: "http://" + health + path}.do(ctx, t), path)
+	}
 
 	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	log := <-rest // to its end, before Wait closes the pipe
@@ -108,7 +110,7 @@ go 1.26.0
 
 require github.com/gatemesh-go/gatemesh v0.0.0
 
-replace github.com/gatemesh-go/gatemesh => `+root+"\n"), 0o600))
+replace github.com/gatemesh-go/gatemesh => `+root+"\n\n"+exporters(t, root)), 0o600))
 	bin := filepath.Join(work, "payment-service")
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, ".")
 	cmd.Dir = work
@@ -117,6 +119,20 @@ replace github.com/gatemesh-go/gatemesh => `+root+"\n"), 0o600))
 	output, err := cmd.CombinedOutput()
 	require.NoError(t, err, string(output))
 	return bin
+}
+
+// exporters returns what the copy requires besides, as "go mod tidy" would find:
+// metrics.go has an exporter, which is in none of the root's modules.
+func exporters(t *testing.T, root string) string {
+	mod, err := os.ReadFile(filepath.Join(root, "examples", "go.mod"))
+	require.NoError(t, err)
+	lines := regexp.MustCompile(`(?m)^\t((?:github\.com/prometheus/client_golang|go\.opentelemetry\.io/otel/(?:exporters/prometheus|sdk/metric)) v\S+)$`).FindAllSubmatch(mod, -1)
+	require.Len(t, lines, 3)
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString("require " + string(l[1]) + "\n")
+	}
+	return b.String()
 }
 
 func copyFile(t *testing.T, from, to string) {

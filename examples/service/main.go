@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -56,7 +57,7 @@ func parseFlags(args []string, w io.Writer) (*options, error) {
 	fs.SetOutput(io.Discard) // a mistake is one line; only -h explains every flag
 	fs.StringVar(&o.listen, "listen", ":8443", "`address` of the service over HTTP")
 	fs.StringVar(&o.grpc, "grpc", "", "`address` of the service over gRPC, a port of its own; default: no gRPC")
-	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes: /healthz, /readyz")
+	fs.StringVar(&o.health, "health", "", "`address` of the plain port for probes, /healthz and /readyz, and for /metrics in the format of Prometheus")
 	fs.StringVar(&o.workload, "workload", "payment-service.production", "who we are, as `name.namespace`; our label app is the name")
 	fs.StringVar(&o.trustDomain, "trust-domain", "cluster.local", "SPIFFE trust `domain`")
 	fs.StringVar(&o.edge, "edge", "main-gateway.production", "the gateway, as `name.namespace`: it alone may say who the client is")
@@ -131,10 +132,19 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 		return err
 	}
 	log := slog.New(gatemesh.LogHandler(trace.LogHandler(slog.NewJSONHandler(w, nil))))
-	observer := gatemesh.SlogObserver(log)
 	self := o.self()
 	if err := self.Validate(); err != nil {
 		return fmt.Errorf("-workload %s: %w", o.workload, err)
+	}
+	observer := gatemesh.SlogObserver(log)
+	var metrics *trace.Metrics
+	var exported http.Handler
+	if o.health != "" { // else nobody could read them
+		if metrics, exported, err = newMetrics(self, log); err != nil {
+			return err
+		}
+		defer func() { _ = metrics.Close() }() // the process is about to end
+		observer = gatemesh.Observers(observer, metrics)
 	}
 	var t trust
 	if o.dev != "" {
@@ -149,6 +159,11 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 	m, err := newMesh(self, t, o.isEdge, observer)
 	if err != nil {
 		return err
+	}
+	if metrics != nil {
+		if _, err := metrics.Register("", m.peers); err != nil {
+			return err
+		}
 	}
 	if t.set != nil {
 		w, err := manifest.NewWatcher(manifest.WatcherConfig{Dir: o.manifests, Current: t.set, Apply: m.apply, Interval: o.reload, Observer: observer})
@@ -170,6 +185,6 @@ func run(ctx context.Context, args []string, w io.Writer, started func(map[strin
 		servers = append(servers, serve.Server{Name: self.Name + " grpc", Addr: o.grpc, GRPC: server})
 	}
 	return serve.Run(ctx, serve.Config{
-		Servers: servers, Health: o.health, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: started,
+		Servers: servers, Health: o.health, Metrics: exported, LameDuck: o.lameDuck, Drain: o.drain, Logger: log, Started: started,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -124,6 +125,21 @@ func TestDev(t *testing.T) {
 	assert.Equal(t, codes.Unauthenticated, status.Code(err), "for nobody: %v", err)
 	_, err = dial().Charge(forUser, &paymentspb.ChargeRequest{Payment: "8"})
 	assert.Equal(t, codes.Unavailable, status.Code(err), "no certificate, no connection: %v", err)
+
+	// What operators watch, from the port of the probes.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err = client.Get("http://" + addrs["health"].String() + "/metrics")
+	require.NoError(t, err)
+	page, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.NoError(t, resp.Body.Close())
+	const from = `gatemesh_server_call_duration_seconds_count{gatemesh_code_class="%s",gatemesh_destination="payment-service.production",gatemesh_protocol="%s",gatemesh_source="order-service.production"} %d` + "\n"
+	assert.Contains(t, string(page), fmt.Sprintf(from, "2xx", "http", 1))
+	assert.Contains(t, string(page), fmt.Sprintf(from, "4xx", "http", 2))
+	assert.Contains(t, string(page), fmt.Sprintf(from, "2xx", "grpc", 2))
+	assert.Regexp(t, `gatemesh_mtls_certificate_remaining_seconds\{gatemesh_name="spiffe://cluster.local/ns/production/sa/payment-service"\} [0-9.e+]+\n`, string(page))
+	assert.Contains(t, string(page), `gatemesh_call_denied_total{gatemesh_code="permission_denied",gatemesh_layer="policy"`)
+	assert.NotContains(t, string(page), value, "the identity is a secret")
 
 	stop()
 	assert.Contains(t, logs.String(), "$as_order")

@@ -207,6 +207,20 @@ func (g *Gateway) Update(cfg Config) error {
 	return nil
 }
 
+// Measurables returns the components that tell metrics about themselves.
+func (g *Gateway) Measurables() (all []gatemesh.Measurable) {
+	if g.client != nil {
+		all = append(all, g.client)
+	}
+	if g.consumer != nil {
+		all = append(all, g.consumer)
+	}
+	if g.auth != nil {
+		all = append(all, g.auth)
+	}
+	return all
+}
+
 // Close closes idle connections to upstreams.
 func (g *Gateway) Close() error { return g.router.Close() }
 
