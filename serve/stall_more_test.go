@@ -18,10 +18,10 @@ import (
 	"github.com/gatemesh-go/gatemesh/serve"
 )
 
-// slowly reads n bytes in a few minutes.
-func slowly(t *testing.T, r io.Reader, n int64) {
+// slowly reads n bytes, a piece of each pace.
+func slowly(t *testing.T, r io.Reader, n int64, pace time.Duration) {
 	for n > 0 {
-		time.Sleep(20 * time.Second)
+		time.Sleep(pace)
 		m, err := io.CopyN(io.Discard, r, min(piece, n))
 		require.NoError(t, err)
 		n -= m
@@ -33,7 +33,7 @@ func TestSlowAnswerAndBody(t *testing.T) {
 	for _, duplex := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			l, told := newMemory(), make(chan stalled, 2)
-			r := run(t, serve.Config{Servers: []serve.Server{{Name: "app", Listener: l, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r := run(t, serve.Config{AnswerTimeout: time.Hour, Servers: []serve.Server{{Name: "app", Listener: l, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if duplex {
 					assert.NoError(t, http.NewResponseController(w).EnableFullDuplex())
 				} else {
@@ -55,7 +55,7 @@ func TestSlowAnswerAndBody(t *testing.T) {
 				}
 				resp, err := http.ReadResponse(conn.r, nil)
 				require.NoError(t, err)
-				slowly(t, resp.Body, 1<<20)
+				slowly(t, resp.Body, 1<<20, 2*time.Minute)
 				if duplex {
 					_, err = io.WriteString(conn, "x")
 					require.NoError(t, err)
@@ -206,7 +206,7 @@ func TestSlowFile(t *testing.T) {
 			require.NoError(t, conn.send("/"))
 			resp, err := http.ReadResponse(conn.r, nil)
 			require.NoError(t, err)
-			slowly(t, resp.Body, 1<<20)
+			slowly(t, resp.Body, 1<<20, 20*time.Second)
 			got := <-told
 			require.NoError(t, got.err)
 			assert.EqualValues(t, 1<<20, got.read)
