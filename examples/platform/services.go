@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/http"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/gatemesh-go/gatemesh"
 )
 
@@ -81,7 +83,13 @@ func orderService(log *slog.Logger) func(*replica) http.Handler {
 			log.InfoContext(r.Context(), "order", "method", "charge")
 			s := look(self, r)
 			s.Calls = self.calls.charge(r.Context())
-			writeJSON(w, http.StatusOK, s)
+			status := http.StatusOK
+			for _, c := range s.Calls {
+				if c.Status == int(codes.Unavailable) { // the gateway makes the attempts, so it has to see that
+					status = http.StatusServiceUnavailable
+				}
+			}
+			writeJSON(w, status, s)
 		})
 		return mux
 	}
