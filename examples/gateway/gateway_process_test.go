@@ -181,7 +181,8 @@ func call(addr string, keep bool, size int, answered func(n int)) (all []sent) {
 			began := time.Now()
 			var err error
 			if conn, err = net.DialTimeout("tcp", addr, 5*time.Second); err != nil {
-				return append(all, sent{began, err})
+				// Refused now: whoever was slow to connect may have begun before.
+				return append(all, sent{time.Now(), err})
 			}
 			r = bufio.NewReader(conn)
 			_ = conn.SetDeadline(began.Add(time.Minute)) // a request that is never answered fails
