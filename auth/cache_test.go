@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -208,14 +209,14 @@ func TestCacheKeepsWhatItStored(t *testing.T) {
 // are put in place of what is there.
 func TestCacheIsReadWhileItGrows(t *testing.T) {
 	t.Parallel()
-	const n = 50_000
+	n := race.Fewer(50_000)
 	c := newCache(2 * n)
 	var stored atomic.Int64
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
 			rng := rand.New(rand.NewPCG(1, 2))
-			for have := stored.Load(); have < n; have = stored.Load() {
+			for have := stored.Load(); have < int64(n); have = stored.Load() {
 				if have == 0 {
 					continue
 				}

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 )
 
 var memoryTokens = flag.Int("memory.tokens", 20_000, "typical tokens that TestCredentialMemory has remembered")
@@ -38,7 +39,7 @@ func TestCredentialMemory(t *testing.T) {
 		roles[i] = fmt.Sprintf("orders:role-%d", i)
 	}
 	typical := *memoryTokens
-	if racing { // what a token takes does not depend on their number
+	if race.Enabled { // what a token takes does not depend on their number
 		typical = min(typical, 2000)
 	}
 	for _, c := range []struct {

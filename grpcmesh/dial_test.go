@@ -27,6 +27,7 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/internal/dnstest"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
@@ -640,7 +641,7 @@ func TestDialUpdates(t *testing.T) {
 	var calls, changes sync.WaitGroup
 	for i := range 4 {
 		calls.Go(func() {
-			for k := range 60 {
+			for k := range race.Fewer(60) {
 				ctx, cancel := context.WithCancel(t.Context())
 				if k%5 == 0 {
 					go cancel()

@@ -50,7 +50,7 @@ func TestLC01_Lifecycle(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
-	require.NoError(t, leaktest.Check(lifecycles, func() {
+	require.NoError(t, leaktest.Check(1000, func() {
 		server, served, p, conn := start()
 		stream := openStream(t, t.Context(), conn) // open until the end
 		for range 2 {

@@ -19,6 +19,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
 	"github.com/gatemesh-go/gatemesh/canary"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 	"github.com/gatemesh-go/gatemesh/manifest"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
@@ -131,7 +132,8 @@ func (s *stack) apply(set *manifest.Set) error {
 // meets a policy that is not there.
 func TestF12_Reload(t *testing.T) {
 	t.Parallel()
-	const reloads, callers = 1000, 4
+	const callers = 4
+	reloads := race.Fewer(1000)
 	dir, keys := t.TempDir(), newSigner(1)
 	texts := [2]string{version("a", "v1", keys), version("b", "v2", keys)}
 	write(t, filepath.Join(dir, "all.yaml"), texts[0])

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gatemesh-go/gatemesh"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 	"github.com/gatemesh-go/gatemesh/routing"
 )
 
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // unlessRacing returns n, or less under the race detector.
 func unlessRacing[T int | int64 | uint64](n, less T) T {
-	if racing {
+	if race.Enabled {
 		return less
 	}
 	return n

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/gatemesh-go/gatemesh/internal/race"
 )
 
 // zeros is an endless body. At every 16 MiB it asks how large the heap is.
@@ -33,7 +35,7 @@ func heap() uint64 {
 
 func (z *zeros) Read(b []byte) (int, error) {
 	if before := z.read; before>>24 != (before+uint64(len(b)))>>24 {
-		if racing { // which has pools throw away half of what they get: it is garbage, and nobody keeps it
+		if race.Enabled { // which has pools throw away half of what they get: it is garbage, and nobody keeps it
 			runtime.GC()
 		}
 		z.most = max(z.most, heap())

@@ -9,12 +9,15 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/gatemesh-go/gatemesh/internal/race"
 )
 
 // Check runs cycle once, so that what is made once per process is there, and n
-// times more. It returns an error if after a second there are other goroutines,
+// times more, [race.Fewer] with the race detector. It returns an error if after a second there are other goroutines,
 // or more file descriptors, than before those.
 func Check(n int, cycle func()) error {
+	n = race.Fewer(n)
 	cycle()
 	if err := settled(); err != nil {
 		return err

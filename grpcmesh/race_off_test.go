@@ -1,5 +1,0 @@
-//go:build !race
-
-package grpcmesh_test
-
-const lifecycles = 1000
