@@ -122,7 +122,7 @@ func TestActionsThatChangeNothing(t *testing.T) {
 	})
 }
 
-// watched is a Store that looks at what is saved.
+// watched is a Store that looks at what was saved.
 type watched struct {
 	Store
 	seen func(before, after document)
@@ -137,8 +137,10 @@ func (w *watched) Save(ctx context.Context, key string, value []byte, revision s
 	if err != nil || json.Unmarshal(value, &after) != nil {
 		return "", fmt.Errorf("not a document")
 	}
-	w.seen(before, after)
-	return w.Store.Save(ctx, key, value, revision)
+	if revision, err = w.Store.Save(ctx, key, value, revision); err == nil { // and nobody was faster
+		w.seen(before, after)
+	}
+	return revision, err
 }
 
 // TestSamplesAreOfTheirShare: what was seen at the share before is not told as
