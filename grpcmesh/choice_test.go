@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,7 @@ func TestChoiceAlike(t *testing.T) {
 		"weights": {
 			func(c *pool.Config) {
 				targets, _ := c.Resolver.(pool.TargetResolver).Targets(context.Background())
+				targets = slices.Clone(targets) // the pool reads its own
 				for i := range targets {
 					targets[i].Weight = 1
 					if targets[i].Zone == "b" {
