@@ -19,6 +19,7 @@ import (
 	"github.com/gatemesh-go/gatemesh"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
 	"github.com/gatemesh-go/gatemesh/internal/grpctest"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 )
 
 func paths(p ...string) Rule { return to(Operation{Paths: p}) }
@@ -42,7 +43,7 @@ func dryRunOf(t testing.TB, e *Engine) DryRun {
 func TestDryRunAgreesWithTwoEngines(t *testing.T) {
 	t.Parallel()
 	total := 0
-	for seed := range uint64(150) {
+	for seed := range uint64(race.Fewer(150)) {
 		g := generator{rand.New(rand.NewPCG(seed, 11))}
 		cfg, other := g.config(6), g.config(6)
 		var asked int
