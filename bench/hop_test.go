@@ -36,6 +36,7 @@ import (
 	"github.com/gatemesh-go/gatemesh/auth/identity"
 	"github.com/gatemesh-go/gatemesh/auth/policy"
 	"github.com/gatemesh-go/gatemesh/grpcmesh"
+	"github.com/gatemesh-go/gatemesh/internal/race"
 	"github.com/gatemesh-go/gatemesh/mtls"
 	"github.com/gatemesh-go/gatemesh/mtls/devca"
 	"github.com/gatemesh-go/gatemesh/routing/pool"
@@ -454,8 +455,9 @@ func BenchmarkHop(b *testing.B) {
 // cost is what a call took, on average of a round.
 type cost struct{ cpu, wall, allocs, bytes float64 }
 
-// measure makes n calls from several callers.
+// measure makes n calls from several callers, and fewer with the race detector.
 func measure(tb testing.TB, c hop, n, callers int) cost {
+	n = race.Fewer(n)
 	var number atomic.Int64
 	var failed atomic.Pointer[error]
 	var wg sync.WaitGroup
